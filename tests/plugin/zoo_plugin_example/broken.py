@@ -1,0 +1,3 @@
+"""A plugin that cannot be imported here, as happens when a dependency is missing."""
+
+raise ImportError("needs the package nonexistent_dependency")

@@ -1,0 +1,34 @@
+"""A model zoo for deformable registration and neural surfaces, in Keras.
+
+Three words: an *entry* is a method that exists under a name, a *preset* is a folder with its
+weights, a *transform* is what a registration returns. Importing this package loads neither Keras
+nor any data library; each name below is imported on first use.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "find": "zoo.api",
+    "describe": "zoo.api",
+    "create": "zoo.api",
+    "load": "zoo.api",
+    "presets": "zoo.api",
+    "register": "registry",
+    "Entry": "registry",
+    "Model": "zoo.model",
+    "Scan": "zoo.data.scan",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name):
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'zoo' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__():
+    return [*globals(), *__all__]

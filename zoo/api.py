@@ -1,0 +1,125 @@
+"""Finding, creating and loading methods by name. Keras is imported only to create or load."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import pretrained
+import registry
+import zoo.catalogue  # noqa: F401  (declares the built-in entries)
+
+
+def find(pattern: str = "*", pretrained: bool = False, **facts) -> list[str]:
+    """Names of methods, or of presets, by wildcard and by facts.
+
+    Args:
+        pattern: wildcards as in file names; "igr.*" (with a dot) asks for presets.
+        pretrained: list presets (`model.tag`) instead of methods.
+        **facts: `task`, `data`, `dims`, `traits` that an entry must have.
+
+    Returns:
+        Sorted names. Broken plugins are listed by `registry.find`, not here.
+    """
+    if pretrained or "." in pattern:
+        models = {entry.name for entry in registry.find(**facts)}
+        return [preset.name for preset in presets(pattern) if preset.model in models]
+    return [entry.name for entry in registry.find(pattern, **facts) if not entry.error]
+
+
+def presets(pattern: str = "*") -> list[pretrained.Preset]:
+    """Presets of this package and of its plugins whose name matches the wildcard."""
+    return pretrained.find(pattern, roots=registry.preset_folders())
+
+
+def describe(name: str) -> str:
+    """The card of a preset ("igr.bunny", a folder, "hf://..."), or a summary of a method."""
+    if "." in name or "/" in name or "\\" in name:
+        return pretrained.card(_info(name).manifest)
+    entry = registry.get(name)
+    lines = [
+        f"# {entry.name}",
+        "",
+        entry.summary,
+        "",
+        f"- task: {entry.task}",
+        f"- data: {', '.join(entry.data)}",
+        f"- dimensions: {', '.join(map(str, entry.dims))}",
+        f"- traits: {', '.join(entry.traits) or 'none'}",
+        f"- paper: {entry.paper or 'none'}",
+        f"- class: {entry.where}",
+    ]
+    if entry.error:
+        lines.append(f"- broken: {entry.error}")
+    names = [preset.name for preset in presets(f"{entry.name}.*")]
+    lines.append(f"- presets: {', '.join(names) or 'none'}")
+    return "\n".join(lines) + "\n"
+
+
+def create(name: str, **config):
+    """A new model with random weights, compiled with the optimiser and losses of its paper.
+
+    Args:
+        name: of a method, as `find` lists it.
+        **config: arguments of its constructor.
+
+    Returns:
+        A `zoo.Model`.
+
+    Raises:
+        registry.UnknownName: if there is no such method; the message lists close ones.
+    """
+    model = registry.get(name).load()(**config)
+    model.compile()
+    return model
+
+
+def load(source: str | Path):
+    """A pretrained model, compiled; a new one at every call.
+
+    Args:
+        source: a preset ("igr.bunny", or "igr" for the default one), a preset folder,
+            "hf://owner/repository@revision", or a `.keras` file.
+
+    Returns:
+        A `zoo.Model`. Sizes and hashes of a preset's files have been verified.
+
+    Raises:
+        pretrained.PresetNotFound: if there is no such preset; the message lists close ones.
+        pretrained.IntegrityError: if a file was altered.
+    """
+    if str(source).endswith(".keras"):
+        return _load_keras_file(Path(source).expanduser())
+    preset = pretrained.locate(str(source), roots=registry.preset_folders())
+    model = registry.get(preset.model).load()(**preset.config)
+    try:
+        model.load_weights(preset.path(pretrained.WEIGHTS))
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"The weights of {preset.name} do not fit its configuration {preset.config}: {error}"
+        ) from error
+    model.compile()
+    return model
+
+
+def _info(name: str) -> pretrained.Preset:
+    return pretrained.info(name, roots=registry.preset_folders())
+
+
+def _load_keras_file(path: Path):
+    """Imports the class that a `.keras` file needs, which Keras itself only does for its own."""
+    if not path.is_file():
+        raise FileNotFoundError(f"source: no file {str(path)!r}.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            class_name = json.loads(archive.read("config.json"))["class_name"]
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise ValueError(f"source: {path.name!r} is not a Keras model file: {error}") from error
+    for entry in registry.find():
+        if not entry.error and entry.where.endswith(f":{class_name}"):
+            entry.load()
+
+    import keras
+
+    return keras.saving.load_model(path)

@@ -1,0 +1,204 @@
+"""A scanned surface: points with optional normals, read from the usual mesh and cloud files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+MESH_SUFFIXES = (".ply", ".obj", ".stl", ".off")
+TABLE_SUFFIXES = (".xyz", ".npy", ".npz")
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """Points of a surface in space, or of a curve in the plane, with optional outward normals.
+
+    Attributes:
+        points: float64 array `[n, 3]` (or `[n, 2]`), in the units and frame of the file.
+        normals: float64 array of unit vectors like `points`, or None.
+        faces: int64 array `[m, 3]` of the file's triangles, or None; only metrics use them.
+        name: for messages and pictures.
+
+    Raises:
+        ValueError: fewer than two points, a shape other than `[n, 2]` or `[n, 3]`, values that
+            are not finite, all points equal, normals that do not match the points or have no
+            direction.
+    """
+
+    points: np.ndarray
+    normals: np.ndarray | None = None
+    faces: np.ndarray | None = None
+    name: str = field(default="scan")
+
+    def __post_init__(self):
+        points = _finite(self.points, "points")
+        if points.ndim != 2 or points.shape[1] not in (2, 3):
+            raise ValueError(f"points must have the shape [n, 3] or [n, 2], not {points.shape}.")
+        if len(points) < 2:
+            raise ValueError(f"points must hold at least two points, not {len(points)}.")
+        if not np.ptp(points, axis=0).max() > 0:
+            raise ValueError(f"points are all equal: {len(points)} copies of {points[0]}.")
+        object.__setattr__(self, "points", points)
+        if self.normals is not None:
+            normals = _finite(self.normals, "normals")
+            if normals.shape != points.shape:
+                raise ValueError(
+                    f"normals must have the shape of points, {points.shape}, not {normals.shape}."
+                )
+            lengths = np.linalg.norm(normals, axis=1, keepdims=True)
+            if not lengths.all():
+                index = int(np.argmin(lengths))
+                raise ValueError(f"normals must not be zero; the one of point {index} is.")
+            object.__setattr__(self, "normals", normals / lengths)
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    @property
+    def dims(self) -> int:
+        """2 for a planar curve, 3 for a surface."""
+        return self.points.shape[1]
+
+    @property
+    def frame(self) -> tuple[np.ndarray, float]:
+        """Centre `[dims]` and half the longest side of the bounding box, in the scan's units."""
+        low, high = self.points.min(axis=0), self.points.max(axis=0)
+        return (low + high) / 2, float((high - low).max() / 2)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Scan:
+        """Reads a mesh or a cloud.
+
+        Meshes (.ply, .obj, .stl, .off) keep the order of their vertices and get vertex normals
+        from their faces; vertices that no face uses are left out. An .stl has no shared vertices,
+        so equal ones are merged. Clouds come as .ply, or as rows `x y z [nx ny nz]` (also
+        `x y [nx ny]`) in .xyz, .npy and .npz (arrays `points` and, if present, `normals`).
+
+        Args:
+            path: the file.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: for an unknown suffix, a file that is not what its suffix says, or points
+                that are no scan.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"path: no file {str(path)!r}.")
+        suffix = path.suffix.lower()
+        if suffix not in MESH_SUFFIXES + TABLE_SUFFIXES:
+            known = ", ".join(MESH_SUFFIXES + TABLE_SUFFIXES)
+            raise ValueError(f"path: cannot read {path.name!r}; the suffix must be one of {known}.")
+        try:
+            parts = _read_mesh(path) if suffix in MESH_SUFFIXES else _read_table(path, suffix)
+        except Exception as error:
+            # Parsers fail in many ways on a foreign file; the user needs one answer.
+            raise ValueError(f"path: {path.name!r} is not a readable {suffix} file: {error}") from (
+                error
+            )
+        return cls(**parts, name=path.stem)
+
+    @classmethod
+    def from_mesh(cls, mesh, name: str = "mesh") -> Scan:
+        """Vertices, vertex normals and faces of a `trimesh.Trimesh` as a scan."""
+        return cls(**_mesh_parts(mesh), name=name)
+
+    def subset(self, indices: np.ndarray) -> Scan:
+        """The points (and normals) at `indices`, as a cloud without faces."""
+        normals = None if self.normals is None else self.normals[indices]
+        return Scan(self.points[indices], normals, name=self.name)
+
+    def split(self, test: float = 0.25, seed: int = 313) -> tuple[Scan, Scan]:
+        """Splits the points at random into a training and a test cloud.
+
+        Args:
+            test: share of the points in the test cloud, between 0 and 1.
+            seed: of the permutation.
+
+        Returns:
+            `(training, test)` clouds, both without faces.
+        """
+        if not 0 < test < 1:
+            raise ValueError(f"test must lie between 0 and 1, not {test}.")
+        order = np.random.default_rng(seed).permutation(len(self))
+        count = int(test * len(self))
+        return self.subset(np.sort(order[count:])), self.subset(np.sort(order[:count]))
+
+
+def as_scan(data) -> Scan | None:
+    """A scan from a scan, a `trimesh.Trimesh`, points `[n, d]`, or a dict of points and normals.
+
+    Returns:
+        The scan, or None when `data` is something else (such as a data set).
+    """
+    if isinstance(data, Scan):
+        return data
+    if isinstance(data, np.ndarray):
+        return Scan(data)
+    if isinstance(data, dict) and set(data) in ({"points"}, {"points", "normals"}):
+        return Scan(**data)
+    if hasattr(data, "vertices") and hasattr(data, "faces"):
+        return Scan.from_mesh(data)
+    return None
+
+
+def _finite(values, argument: str) -> np.ndarray:
+    array = np.asarray(values, dtype=np.float64)
+    bad = ~np.isfinite(array)
+    if bad.any():
+        raise ValueError(f"{argument} must be finite; {int(bad.sum())} values are NaN or infinite.")
+    return array
+
+
+def _read_mesh(path: Path) -> dict:
+    import trimesh
+
+    options = {"process": False}
+    if path.suffix.lower() == ".obj":
+        options["maintain_order"] = True
+    loaded = trimesh.load(path, **options)
+    if isinstance(loaded, trimesh.Scene):
+        loaded = loaded.to_geometry()
+    if path.suffix.lower() == ".stl":
+        loaded.merge_vertices(merge_norm=True, merge_tex=True)
+    if isinstance(loaded, trimesh.Trimesh) and len(loaded.faces):
+        return _mesh_parts(loaded)
+    return {"points": np.array(loaded.vertices), "normals": _ply_normals(loaded)}
+
+
+def _mesh_parts(mesh) -> dict:
+    if len(mesh.faces) == 0:
+        raise ValueError("the mesh has no faces.")
+    used = np.unique(mesh.faces)
+    position = np.full(len(mesh.vertices), -1)
+    position[used] = np.arange(len(used))
+    normals = np.array(mesh.vertex_normals)[used]
+    parts = {"points": np.array(mesh.vertices)[used], "faces": position[mesh.faces]}
+    # Faces of no area leave their vertices without a direction; such a mesh counts as a bare cloud.
+    return parts | {"normals": normals if np.linalg.norm(normals, axis=1).all() else None}
+
+
+def _ply_normals(cloud) -> np.ndarray | None:
+    # trimesh drops the normals of a cloud but keeps the raw table of a .ply file: a structured
+    # array of a binary file, a dict of columns of a text file.
+    table = cloud.metadata.get("_ply_raw", {}).get("vertex", {}).get("data", {})
+    columns = table if isinstance(table, dict) else table.dtype.names or ()
+    names = ("nx", "ny", "nz")
+    if not set(names) <= set(columns):
+        return None
+    return np.stack([np.ravel(table[name]) for name in names], axis=-1)
+
+
+def _read_table(path: Path, suffix: str) -> dict:
+    if suffix == ".npz":
+        with np.load(path, allow_pickle=False) as archive:
+            if "points" not in archive:
+                raise ValueError(f"no array 'points', only {sorted(archive)}")
+            return {name: archive[name] for name in ("points", "normals") if name in archive}
+    rows = np.load(path, allow_pickle=False) if suffix == ".npy" else np.loadtxt(path, ndmin=2)
+    if rows.ndim != 2 or rows.shape[1] not in (2, 3, 4, 6):
+        raise ValueError(f"expected rows of 2, 3, 4 or 6 numbers, found the shape {rows.shape}")
+    dims = {2: 2, 3: 3, 4: 2, 6: 3}[rows.shape[1]]
+    return {"points": rows[:, :dims], "normals": rows[:, dims:] if rows.shape[1] > dims else None}

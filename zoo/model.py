@@ -1,0 +1,233 @@
+"""The base of every method: a keras.Model with default training, containers and presets."""
+
+from __future__ import annotations
+
+import types
+from pathlib import Path
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+from keras import ops
+
+from zoo.ops.compiling import tensorflow_on_cpu
+
+
+class Model(keras.Model):
+    """A `keras.Model` that knows its paper's training and reads the zoo's containers.
+
+    A method is a subclass with a constructor whose arguments `get_config` returns, a `call`, and:
+
+    * `default_loss_weights`: the named terms of its loss with their weights;
+    * `default_optimizer()`: the paper's optimiser;
+    * `loss_terms(x, y, y_pred)`: the unweighted terms, each of which is logged under its name;
+    * `prepare(data)`: turns a container into a `keras.utils.PyDataset` of batches;
+    * `signature()` and `example()`: see there.
+
+    Subclasses register themselves with Keras under the name of their package, so `.keras` files
+    and presets find them.
+    """
+
+    default_loss_weights: ClassVar[dict[str, float]] = {}
+    xla_on_cpu: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        package = cls.__module__.partition(".")[0]
+        keras.saving.register_keras_serializable(package=package)(cls)
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        # In a namespace, because Keras would write metrics it finds in attributes to weight files.
+        self._terms = types.SimpleNamespace(
+            weights=dict(self.default_loss_weights),
+            trackers={name: keras.metrics.Mean(name=name) for name in self.default_loss_weights},
+        )
+
+    # What a method provides
+
+    def default_optimizer(self) -> keras.optimizers.Optimizer:
+        """The optimiser of the paper; Adam with a learning rate of 1e-3 unless overridden."""
+        return keras.optimizers.Adam(1e-3)
+
+    def loss_terms(self, x, y, y_pred) -> dict[str, Any]:
+        """Unweighted loss terms as scalars; the names are those of `default_loss_weights`."""
+        raise NotImplementedError(f"{type(self).__name__} does not define loss_terms.")
+
+    def prepare(self, data, **options):
+        """A container as a `keras.utils.PyDataset`; anything else is returned as it came."""
+        return data
+
+    def signature(self) -> tuple[dict, dict]:
+        """Inputs and outputs of `predict`: `{name: {"shape", "dtype", "unit"}}` for each."""
+        raise NotImplementedError(f"{type(self).__name__} does not define signature.")
+
+    @classmethod
+    def example(cls) -> dict[str, Any]:
+        """A tiny case for tests: `config`, a container `data`, and `inputs` for `call`."""
+        raise NotImplementedError(f"{cls.__name__} does not define example.")
+
+    def golden_inputs(self) -> np.ndarray:
+        """A small input of `predict` whose output a preset stores."""
+        raise NotImplementedError(f"{type(self).__name__} does not define golden_inputs.")
+
+    # Training
+
+    def compile(self, optimizer=None, loss_weights=None, jit_compile="auto", **kwargs):
+        """Configures training; without arguments as in the paper.
+
+        Args:
+            optimizer: a Keras optimiser or its name; None is the paper's.
+            loss_weights: weights that replace the default ones, by term.
+            jit_compile: whether XLA compiles whole training steps; "auto" does, except under
+                TensorFlow on a CPU for methods that do not set `xla_on_cpu`: convolutions are
+                faster in oneDNN, multilayer perceptrons in XLA.
+            **kwargs: further arguments of `keras.Model.compile`.
+
+        Raises:
+            ValueError: for a term that this model does not have.
+        """
+        unknown = set(loss_weights or {}) - set(self.default_loss_weights)
+        if unknown:
+            raise ValueError(
+                f"loss_weights: unknown terms {sorted(unknown)}; "
+                f"{type(self).__name__} has {sorted(self.default_loss_weights)}."
+            )
+        self._terms.weights = {**self.default_loss_weights, **(loss_weights or {})}
+        if jit_compile == "auto" and tensorflow_on_cpu():
+            jit_compile = self.xla_on_cpu
+        if optimizer is None:
+            optimizer = self.default_optimizer()
+        super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+
+    def get_compile_config(self):
+        """What `compile` needs to compile a loaded model alike."""
+        if not self.compiled:
+            return {}
+        return {
+            "optimizer": keras.saving.serialize_keras_object(self.optimizer),
+            "loss_weights": dict(self._terms.weights),
+        }
+
+    def compile_from_config(self, config):
+        """Compiles with what `get_compile_config` returned."""
+        optimizer = keras.saving.deserialize_keras_object(config["optimizer"])
+        self.compile(optimizer=optimizer, loss_weights=config["loss_weights"])
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """The weights of the loss terms in use."""
+        return dict(self._terms.weights)
+
+    @property
+    def metrics(self):
+        return super().metrics + list(self._terms.trackers.values())
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """The weighted sum of the loss terms; each term is tracked under its own name."""
+        total = sum(self.losses, ops.zeros(()))
+        for name, value in self.loss_terms(x, y, y_pred).items():
+            self._terms.trackers[name].update_state(value)
+            total = total + self._terms.weights[name] * value
+        return total
+
+    def fit(self, x=None, y=None, *, callbacks=None, **kwargs):
+        """Trains on a container of the zoo, or on anything that `keras.Model.fit` takes.
+
+        Options of `prepare` (such as `steps_per_epoch` and `seed`) may be given here when x is a
+        container. A model that was not compiled is compiled with the paper's defaults.
+
+        Returns:
+            The Keras `History`.
+        """
+        if not self.compiled:
+            self.compile()
+        dataset, kwargs = self._prepared(x, kwargs)
+        if dataset is not x and hasattr(dataset, "epoch"):
+            callbacks = [*(callbacks or []), _TellEpoch(dataset)]
+        return super().fit(dataset, y, callbacks=callbacks, **kwargs)
+
+    def _prepared(self, x, kwargs):
+        names = getattr(self, "prepare_options", ())
+        options = {name: kwargs[name] for name in names if name in kwargs}
+        dataset = self.prepare(x, **options)
+        if dataset is x:
+            return x, kwargs
+        return dataset, {name: value for name, value in kwargs.items() if name not in options}
+
+    # Presets
+
+    def save_preset(self, folder: str | Path, *, overwrite: bool = False, **facts) -> Path:
+        """Writes the model as a preset folder that `zoo.load` reads.
+
+        Args:
+            folder: where; its name is the preset's tag. It appears complete or not at all.
+            overwrite: replace an existing preset.
+            **facts: further keys of the manifest (`summary`, `metrics`, `training`, `licence`,
+                `paper`, `notes`, `default`) and `files`, a dict of further files to store.
+
+        Returns:
+            The folder.
+
+        Raises:
+            FileExistsError: if the folder exists and `overwrite` is False.
+        """
+        import pretrained
+        import registry
+
+        cls = type(self)
+        where = f"{cls.__module__}:{cls.__qualname__}"
+        entry = next((entry for entry in registry.find() if entry.where == where), None)
+        if entry is None:
+            raise ValueError(
+                f"{cls.__name__} is not registered; give it a name with zoo.register first."
+            )
+        folder = Path(folder).expanduser()
+        inputs, outputs = self.signature()
+        golden_input = self.golden_inputs()
+        golden = {f"input.{name}": golden_input for name in inputs}
+        golden |= {f"output.{name}": self.predict(golden_input, verbose=0) for name in outputs}
+        manifest = {
+            "format": pretrained.FORMAT,
+            "model": entry.name,
+            "tag": folder.name,
+            "config": self.get_preset_config(),
+            "files": {"golden.npz": {"rtol": 1e-3, "atol": 1e-4}},
+            "inputs": inputs,
+            "outputs": outputs,
+            "licence": {"weights": "unspecified", "data": "unspecified"},
+            "paper": entry.paper,
+        }
+        files = {
+            "model.weights.h5": self._save_weights_alone,
+            "golden.npz": lambda path: np.savez_compressed(path, **golden),
+            **facts.pop("files", {}),
+        }
+        preset = pretrained.write(folder, manifest | facts, files, overwrite=overwrite)
+        return preset.folder
+
+    def get_preset_config(self) -> dict:
+        """The constructor arguments without Keras's own (`name`, `trainable`, `dtype`)."""
+        own = {"name", "trainable", "dtype"}
+        return {key: value for key, value in self.get_config().items() if key not in own}
+
+    def _save_weights_alone(self, path: Path):
+        # Keras stores the optimiser's moments beside the weights; a preset does not need them.
+        optimizer, self.optimizer = self.optimizer, None
+        try:
+            self.save_weights(path)
+        finally:
+            self.optimizer = optimizer
+
+
+class _TellEpoch(keras.callbacks.Callback):
+    """Tells a sampler the epoch, so that resumed training draws what unbroken training draws."""
+
+    def __init__(self, dataset):
+        super().__init__()
+        self.dataset = dataset
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.dataset.epoch = epoch

@@ -1,0 +1,68 @@
+"""Compiles a function of a layer once and runs it over any number of points in chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+
+
+def tensorflow_on_cpu() -> bool:
+    """True under the TensorFlow backend when no GPU is there."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return not tf.config.list_physical_devices("GPU")
+
+
+def compiled(function: Callable, layer: keras.layers.Layer) -> Callable:
+    """Compiles `function(points)`, which calls `layer`, for repeated use outside of `fit`.
+
+    The layer's current weights are used at every call, on either backend.
+
+    Args:
+        function: maps a float32 tensor `[n, d]` to a tensor or a tuple of tensors.
+        layer: a built layer or model whose variables the function reads.
+
+    Returns:
+        A function of the same signature.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function, reduce_retracing=True)
+
+    import jax
+
+    @jax.jit
+    def pure(values, points):
+        with keras.StatelessScope(state_mapping=list(zip(layer.variables, values, strict=True))):
+            return function(points)
+
+    return lambda points: pure([variable.value for variable in layer.variables], points)
+
+
+def in_chunks(function: Callable, points: np.ndarray, chunk: int = 16_384) -> list[np.ndarray]:
+    """Applies a compiled function to `points` piece by piece, so that memory stays bounded.
+
+    The last piece is padded to a power of two, which bounds the number of compilations.
+
+    Args:
+        function: maps `[n, d]` to a tuple of arrays whose first axis is n.
+        points: array `[n, d]`.
+        chunk: points at a time.
+
+    Returns:
+        The concatenated results as numpy arrays, one for each of the function's results.
+    """
+    points = np.asarray(points, dtype=np.float32)
+    pieces = []
+    for start in range(0, max(len(points), 1), chunk):
+        piece = points[start : start + chunk]
+        size = min(chunk, max(256, 1 << max(len(piece) - 1, 0).bit_length()))
+        padded = np.pad(piece, ((0, size - len(piece)), (0, 0)))
+        results = function(keras.ops.convert_to_tensor(padded))
+        pieces.append([keras.ops.convert_to_numpy(result)[: len(piece)] for result in results])
+    return [np.concatenate(result) for result in zip(*pieces, strict=True)]
