@@ -33,10 +33,15 @@ def presets(pattern: str = "*") -> list[pretrained.Preset]:
     return pretrained.find(pattern, roots=registry.preset_folders())
 
 
+def info(name: str) -> pretrained.Preset:
+    """A preset's manifest by name, folder or hub handle; its weights are not fetched."""
+    return pretrained.info(name, roots=registry.preset_folders())
+
+
 def describe(name: str) -> str:
     """The card of a preset ("igr.bunny", a folder, "hf://..."), or a summary of a method."""
     if "." in name or "/" in name or "\\" in name:
-        return pretrained.card(_info(name).manifest)
+        return pretrained.card(info(name).manifest)
     entry = registry.get(name)
     lines = [
         f"# {entry.name}",
@@ -101,10 +106,6 @@ def load(source: str | Path):
         ) from error
     model.compile()
     return model
-
-
-def _info(name: str) -> pretrained.Preset:
-    return pretrained.info(name, roots=registry.preset_folders())
 
 
 def _load_keras_file(path: Path):

@@ -64,7 +64,7 @@ class Model(keras.Model):
 
     @classmethod
     def example(cls) -> dict[str, Any]:
-        """A tiny case for tests: `config`, a container `data`, and `inputs` for `call`."""
+        """A tiny case: `config`, `data` with options `fit`, and a list of `inputs` for `call`."""
         raise NotImplementedError(f"{cls.__name__} does not define example.")
 
     def golden_inputs(self) -> np.ndarray:
@@ -156,6 +156,17 @@ class Model(keras.Model):
         if dataset is x:
             return x, kwargs
         return dataset, {name: value for name, value in kwargs.items() if name not in options}
+
+    def export(self, filepath, format="tf_saved_model", input_signature=None, **kwargs):
+        """Exports `call` as `keras.Model.export` does; the input signature is known here."""
+        if input_signature is None:
+            inputs, _ = self.signature()
+            specs = {
+                name: keras.InputSpec(shape=facts["shape"], dtype=facts["dtype"])
+                for name, facts in inputs.items()
+            }
+            input_signature = [specs if len(specs) > 1 else next(iter(specs.values()))]
+        super().export(filepath, format=format, input_signature=input_signature, **kwargs)
 
     # Presets
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -125,6 +126,29 @@ class Scan:
         order = np.random.default_rng(seed).permutation(len(self))
         count = int(test * len(self))
         return self.subset(np.sort(order[count:])), self.subset(np.sort(order[:count]))
+
+
+def write_mesh(mesh, path: str | Path) -> None:
+    """Writes a `trimesh.Trimesh`; the file appears complete or not at all.
+
+    Args:
+        mesh: the mesh.
+        path: .ply (binary), .obj, .stl or .off.
+
+    Raises:
+        ValueError: for another suffix.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in MESH_SUFFIXES:
+        known = ", ".join(MESH_SUFFIXES)
+        raise ValueError(f"path: cannot write {path.name!r}; the suffix must be one of {known}.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        mesh.export(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def as_scan(data) -> Scan | None:

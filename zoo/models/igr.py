@@ -387,7 +387,10 @@ class IGR(Model):
     @classmethod
     def example(cls):
         config = {"width": 32, "depth": 3, "skips": (2,), "neighbours": 10, "points_per_step": 200}
-        return {"config": config, "data": sphere(400), "inputs": sphere(37, radius=0.8).points}
+        points = sphere(256, radius=0.8, seed=1).points
+        inputs = [points[:37], points[:1], points]
+        fit = {"steps_per_epoch": 10}
+        return {"config": config, "data": sphere(400), "fit": fit, "inputs": inputs}
 
     def golden_inputs(self):
         cube = np.random.default_rng(0).uniform(-1, 1, (256, self.dims))

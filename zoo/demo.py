@@ -1,0 +1,76 @@
+"""The tour behind `zoo demo`: load a surface, extract, measure, fine-tune, extract again."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+
+def run(folder: Path) -> dict:
+    """Runs the tour and writes meshes, a picture and the figures.
+
+    It needs no data and no network: the preset was trained on a generated scan, and the shape it
+    is fine-tuned on is generated too.
+
+    Args:
+        folder: where to write.
+
+    Returns:
+        The figures, which are also in `figures.json`.
+    """
+    import keras
+
+    import zoo
+    from zoo.data.scan import write_mesh
+    from zoo.data.shapes import torus_knot
+    from zoo.view.figures import surface_figure
+
+    folder.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+
+    def step(text):
+        print(f"[{time.perf_counter() - start:5.1f} s] {text}", flush=True)
+
+    step("methods: " + ", ".join(zoo.find()))
+    step("presets: " + ", ".join(zoo.find("*", pretrained=True)))
+    keras.utils.set_random_seed(0)
+    model = zoo.load("igr.knot")
+    step(f"loaded igr.knot: {model.count_params():,} parameters")
+    before = model.mesh(resolution=192)
+    write_mesh(before, folder / "knot.ply")
+    step(f"knot.ply: {len(before.faces):,} faces")
+    figures = {"pretrained": model.evaluate(torus_knot(10_000, seed=1))}
+    step(_told(figures["pretrained"]))
+
+    step("fine-tuning on another shape, a (3, 2) knot with a thinner tube")
+    scan, truth = (torus_knot(count, p=3, q=2, tube=0.2, seed=seed) for count, seed in SCANS)
+    figures["before fine-tuning"] = model.evaluate(truth)
+    step(_told(figures["before fine-tuning"]))
+    epochs, steps = 6, 100
+    decay = keras.optimizers.schedules.CosineDecay(2e-3, epochs * steps, alpha=1e-2)
+    model.compile(keras.optimizers.Adam(decay))
+    model.fit(scan, epochs=epochs, steps_per_epoch=steps)
+    after = model.mesh(resolution=192)
+    write_mesh(after, folder / "fine_tuned.ply")
+    figures["after fine-tuning"] = model.evaluate(truth)
+    step(_told(figures["after fine-tuning"]))
+    model.save_preset(folder / "preset", overwrite=True, summary="The demonstration's result.")
+
+    renderer = surface_figure(
+        {"igr.knot": before, "fine-tuned": after}, folder / "surfaces.png", points=scan.points
+    )
+    step(f"surfaces.png, drawn by {renderer}")
+    partial = folder / f".figures.{os.getpid()}.json"
+    partial.write_text(json.dumps(figures, indent=2) + "\n")
+    os.replace(partial, folder / "figures.json")
+    step(f"everything is in {folder}/")
+    return figures
+
+
+SCANS = ((30_000, 2), (10_000, 3))  # points and seed of the scan and of the truth
+
+
+def _told(results: dict) -> str:
+    return f"Chamfer {results['chamfer']:.4f}, Hausdorff {results['hausdorff']:.4f} (longest side 2)"
