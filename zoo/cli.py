@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import sys
@@ -189,7 +190,9 @@ def _train(options):
     decay = keras.optimizers.schedules.CosineDecay(options.learning_rate, steps, alpha=1e-3)
     model.compile(keras.optimizers.Adam(decay))
     # An interrupted run resumes from here when the same command is given again.
-    backup = pretrained.home() / "interrupted" / options.out.resolve().name
+    words = {name: str(value) for name, value in vars(options).items() if name != "run"}
+    key = hashlib.sha256(json.dumps([words, str(options.out.resolve())]).encode()).hexdigest()
+    backup = pretrained.home() / "interrupted" / key[:16]
     model.fit(
         scan,
         epochs=options.epochs,

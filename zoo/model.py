@@ -12,6 +12,10 @@ from keras import ops
 
 from zoo.ops.compiling import tensorflow_on_cpu
 
+MANIFEST_FACTS = frozenset(
+    ("summary", "metrics", "training", "licence", "paper", "notes", "default", "files")
+)
+
 
 class Model(keras.Model):
     """A `keras.Model` that knows its paper's training and reads the zoo's containers.
@@ -21,7 +25,8 @@ class Model(keras.Model):
     * `default_loss_weights`: the named terms of its loss with their weights;
     * `default_optimizer()`: the paper's optimiser;
     * `loss_terms(x, y, y_pred)`: the unweighted terms, each of which is logged under its name;
-    * `prepare(data)`: turns a container into a `keras.utils.PyDataset` of batches;
+    * `prepare(data)`: turns a container into a `keras.utils.PyDataset` of batches, which depend
+      on a seed, the attribute `epoch` and the index only; `prepare_options` names its options;
     * `signature()` and `example()`: see there.
 
     Subclasses register themselves with Keras under the name of their package, so `.keras` files
@@ -29,6 +34,7 @@ class Model(keras.Model):
     """
 
     default_loss_weights: ClassVar[dict[str, float]] = {}
+    prepare_options: ClassVar[tuple[str, ...]] = ()
     xla_on_cpu: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs):
@@ -144,18 +150,15 @@ class Model(keras.Model):
         """
         if not self.compiled:
             self.compile()
-        dataset, kwargs = self._prepared(x, kwargs)
-        if dataset is not x and hasattr(dataset, "epoch"):
+        options = {name: kwargs[name] for name in self.prepare_options if name in kwargs}
+        dataset = self.prepare(x, **options)
+        if dataset is not x:
+            kwargs = {name: value for name, value in kwargs.items() if name not in options}
+            # The zoo's data sets shuffle by seed and epoch. Keras would shuffle them once more,
+            # from a generator whose state a resumed run does not have.
+            kwargs.setdefault("shuffle", False)
             callbacks = [*(callbacks or []), _TellEpoch(dataset)]
         return super().fit(dataset, y, callbacks=callbacks, **kwargs)
-
-    def _prepared(self, x, kwargs):
-        names = getattr(self, "prepare_options", ())
-        options = {name: kwargs[name] for name in names if name in kwargs}
-        dataset = self.prepare(x, **options)
-        if dataset is x:
-            return x, kwargs
-        return dataset, {name: value for name, value in kwargs.items() if name not in options}
 
     def export(self, filepath, format="tf_saved_model", input_signature=None, **kwargs):
         """Exports `call` as `keras.Model.export` does; the input signature is known here."""
@@ -184,10 +187,17 @@ class Model(keras.Model):
 
         Raises:
             FileExistsError: if the folder exists and `overwrite` is False.
+            TypeError: for a fact that a manifest does not have.
+            ValueError: if this model's class is not registered.
         """
         import pretrained
         import registry
 
+        unknown = set(facts) - MANIFEST_FACTS
+        if unknown:
+            raise TypeError(
+                f"save_preset got {sorted(unknown)}; the facts are {sorted(MANIFEST_FACTS)}."
+            )
         cls = type(self)
         where = f"{cls.__module__}:{cls.__qualname__}"
         entry = next((entry for entry in registry.find() if entry.where == where), None)

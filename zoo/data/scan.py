@@ -94,12 +94,12 @@ class Scan:
             raise ValueError(f"path: cannot read {path.name!r}; the suffix must be one of {known}.")
         try:
             parts = _read_mesh(path) if suffix in MESH_SUFFIXES else _read_table(path, suffix)
+            return cls(**parts, name=path.stem)
         except Exception as error:
             # Parsers fail in many ways on a foreign file; the user needs one answer.
             raise ValueError(f"path: {path.name!r} is not a readable {suffix} file: {error}") from (
                 error
             )
-        return cls(**parts, name=path.stem)
 
     @classmethod
     def from_mesh(cls, mesh, name: str = "mesh") -> Scan:

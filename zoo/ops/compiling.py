@@ -10,11 +10,12 @@ import numpy as np
 
 def tensorflow_on_cpu() -> bool:
     """True under the TensorFlow backend when no GPU is there."""
-    if keras.backend.backend() != "tensorflow":
-        return False
-    import tensorflow as tf
+    return keras.backend.backend() == "tensorflow" and not on_accelerator()
 
-    return not tf.config.list_physical_devices("GPU")
+
+def on_accelerator() -> bool:
+    """True where the backend runs on a GPU or TPU."""
+    return any(not device.startswith("cpu") for device in keras.distribution.list_devices())
 
 
 def compiled(function: Callable, layer: keras.layers.Layer) -> Callable:

@@ -1,0 +1,35 @@
+"""Fixtures of all tests: a fixed seed, a private cache, no network, and the real data if present."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def data():
+    """Finds a file of the real data sets, which never enter the project; skips without them."""
+
+    def find(name: str) -> Path:
+        path = DATA / name
+        if not path.exists():
+            pytest.skip(f"needs the data set file {name}")
+        return path
+
+    return find
+
+
+@pytest.fixture
+def seeded():
+    import keras
+
+    keras.utils.set_random_seed(0)

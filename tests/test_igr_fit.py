@@ -1,0 +1,74 @@
+"""IGR learns a torus from points, with and without normals, close to the limit of its samples."""
+
+import keras
+import numpy as np
+import pytest
+
+from zoo.data import shapes
+from zoo.data.scan import Scan
+from zoo.metrics.surface import cloud_distances
+from zoo.models.igr import IGR, _sample_mesh
+from zoo.ops.compiling import in_chunks
+
+SCAN, TRUTH = shapes.torus(20_000, seed=0), shapes.torus(20_000, seed=1)
+
+
+def fitted(seed=0, normals=True, steps=600):
+    keras.utils.set_random_seed(seed)
+    model = IGR(width=128, depth=4, skips=(2,), points_per_step=1024)
+    decay = keras.optimizers.schedules.CosineDecay(2e-3, steps, alpha=1e-2)
+    model.compile(keras.optimizers.Adam(decay))
+    scan = SCAN if normals else Scan(SCAN.points)
+    model.fit(scan, epochs=1, steps_per_epoch=steps, seed=seed, verbose=0)
+    return model
+
+
+def measured(model):
+    """The quantities of the calibration runs, in units of the torus."""
+    rng = np.random.default_rng(2)
+    points, _ = _sample_mesh(model.mesh(96), 20_000, seed=0)
+    cube = rng.uniform(-1, 1, (20_000, 3))
+    near = TRUTH.points + rng.normal(0, 0.05, TRUTH.points.shape)
+    _, gradients = in_chunks(model._field_gradient, model._into_frame(cube))
+    exact = shapes.torus_distance(near)
+    return {
+        "chamfer": cloud_distances(points, TRUTH.points)["chamfer"],
+        "near_error": np.abs(model.predict(near)[:, 0] - exact).mean(),
+        "sign": ((model.predict(cube)[:, 0] > 0) == (shapes.torus_distance(cube) > 0)).mean(),
+        "eikonal": np.abs(np.linalg.norm(gradients, axis=1) - 1).mean(),
+        "surface": np.abs(model.predict(TRUTH.points)).mean(),
+    }
+
+
+def test_a_torus_with_normals():
+    results = measured(fitted())
+    assert results["chamfer"] <= 0.0100
+    assert results["near_error"] <= 0.005
+    assert results["sign"] >= 0.998
+    assert results["eikonal"] <= 0.15
+    assert results["surface"] <= 0.003
+
+
+def test_a_torus_without_normals():
+    good = []
+    for seed in range(5):
+        results = measured(fitted(seed, normals=False, steps=350))
+        assert results["eikonal"] <= 0.08
+        good.append(results["chamfer"] <= 0.0100 and results["sign"] >= 0.998)
+    assert sum(good) >= 4
+
+
+def test_the_frame_moves_and_scales_the_reconstruction():
+    """A fit of a moved and scaled scan is the moved and scaled fit."""
+    plain = fitted(steps=60)
+    factor, shift = 25.0, np.array([300.0, -300.0, 1.0])
+    keras.utils.set_random_seed(0)
+    moved = IGR(width=128, depth=4, skips=(2,), points_per_step=1024)
+    decay = keras.optimizers.schedules.CosineDecay(2e-3, 60, alpha=1e-2)
+    moved.compile(keras.optimizers.Adam(decay))
+    scan = Scan(SCAN.points * factor + shift, SCAN.normals)
+    moved.fit(scan, epochs=1, steps_per_epoch=60, seed=0, verbose=0)
+    first = _sample_mesh(plain.mesh(64), 10_000, seed=0)[0]
+    second = (_sample_mesh(moved.mesh(64), 10_000, seed=0)[0] - shift) / factor
+    chamfers = [cloud_distances(points, TRUTH.points)["chamfer"] for points in (first, second)]
+    assert chamfers[0] == pytest.approx(chamfers[1], rel=0.01)

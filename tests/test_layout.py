@@ -1,0 +1,134 @@
+"""The rooms of the house: who imports whom, what stays unimported, and what is documented."""
+
+import ast
+import importlib
+import inspect
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import registry
+import zoo
+import zoo.model
+
+ROOT = Path(zoo.__file__).resolve().parents[1]
+
+# What each room may import from the project, besides itself.
+ALLOWED = {
+    "registry": set(),
+    "pretrained": set(),
+    "zoo.geometry": set(),
+    "zoo.ops": set(),
+    "zoo.layers": {"zoo.ops"},
+    "zoo.losses": {"zoo.ops"},
+    "zoo.metrics": {"zoo.ops"},
+    "zoo.io": {"zoo.geometry"},
+    "zoo.data": {"zoo.geometry", "zoo.io"},
+    "zoo.transform": {"zoo.geometry", "zoo.io", "zoo.ops", "zoo.data"},
+    "zoo.model": {"zoo.ops", "zoo.transform", "registry", "pretrained"},
+    "zoo.models": {
+        "zoo.ops",
+        "zoo.layers",
+        "zoo.losses",
+        "zoo.metrics",
+        "zoo.data",
+        "zoo.model",
+        "zoo.geometry",
+        "zoo.transform",
+    },
+    "zoo.catalogue": {"registry"},
+    "zoo.api": {"registry", "pretrained", "zoo.catalogue"},
+    "zoo.view": {"zoo.geometry", "zoo.transform", "zoo.data"},
+}
+ON_TOP = {"zoo", "zoo.cli", "zoo.demo", "zoo.testing", "zoo.recipes", "zoo.__main__"}
+SOURCES = sorted(path for name in ("registry", "pretrained", "zoo") for path in (ROOT / name).rglob("*.py"))
+SOURCES = [path for path in SOURCES if path.name != "train.py"]
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room_of(module: str) -> str:
+    parts = module.split(".")
+    return parts[0] if parts[0] != "zoo" else ".".join(parts[:2])
+
+
+def imports_of(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+def test_imports_point_downward(path):
+    module = module_of(path)
+    room = room_of(module)
+    if room in ON_TOP:
+        return
+    for imported in imports_of(path):
+        target = room_of(imported)
+        if imported.split(".")[0] in ("zoo", "registry", "pretrained") and target != room:
+            assert target in ALLOWED[room], f"{module} imports {imported}"
+        if room == "zoo.models" and imported.startswith("zoo.models"):
+            raise AssertionError(f"{module} imports another model, {imported}")
+        if imported.split(".")[0] in ("tensorflow", "jax", "tensorflow_graphics"):
+            assert room == "zoo.ops", f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("name", ["registry", "pretrained"])
+def test_leaves_use_the_standard_library(name):
+    for path in (ROOT / name).glob("*.py"):
+        for imported in imports_of(path):
+            top = imported.split(".")[0]
+            assert top in sys.stdlib_module_names or top == name, f"{path.name}: {imported}"
+
+
+def test_listing_loads_nothing_heavy():
+    code = (
+        "import sys, zoo; zoo.find('*'); zoo.find('*', pretrained=True); zoo.describe('igr');"
+        "heavy = {'tensorflow', 'keras', 'jax', 'trimesh', 'SimpleITK', 'numpy', 'scipy'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_zoo_list_is_quick():
+    start = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", "zoo", "list"], capture_output=True, check=True, cwd=ROOT
+    )
+    # Well under the several seconds that importing TensorFlow takes, with room for a busy machine.
+    assert time.perf_counter() - start < 2.0
+
+
+@pytest.mark.parametrize("name", zoo.__all__)
+def test_public_names_resolve_and_are_documented(name):
+    assert inspect.getdoc(getattr(zoo, name))
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = zoo.nothing
+
+
+def test_every_model_class_has_an_entry_and_the_reverse():
+    declared = {entry.where for entry in registry.find() if entry.where.startswith("zoo.")}
+    written = set()
+    for path in (ROOT / "zoo" / "models").glob("[!_]*.py"):
+        module = importlib.import_module(f"zoo.models.{path.stem}")
+        for _, cls in inspect.getmembers(module, inspect.isclass):
+            if issubclass(cls, zoo.model.Model) and cls.__module__ == module.__name__:
+                written.add(f"{module.__name__}:{cls.__qualname__}")
+    assert declared == written

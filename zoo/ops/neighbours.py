@@ -1,0 +1,87 @@
+"""Nearest neighbours of points: a KD-tree on the host, or blocks of distances on the device."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+from keras import ops
+from scipy.spatial import cKDTree
+
+from zoo.ops.compiling import on_accelerator
+from zoo.ops.gradients import norm
+
+METHODS = ("auto", "tree", "blocks")
+BLOCK = 1024
+
+
+def nearest_neighbours(queries, points, k: int = 1, method: str = "auto"):
+    """Distances to the k nearest points, and which they are.
+
+    The indices carry no gradient; the distances are computed again from the gathered points, so
+    their gradients with respect to queries and points are exact. No array of queries x points x
+    dimensions is formed: the tree needs memory for the result, the blocks 1024 x points.
+
+    Args:
+        queries: float array or tensor `[n, d]`.
+        points: float array or tensor `[m, d]`.
+        k: neighbours per query, at most m.
+        method: "tree" (scipy's KD-tree on all cores), "blocks" (brute force with `top_k`), or
+            "auto": the tree on a CPU, blocks on an accelerator.
+
+    Returns:
+        `(distances, indices)`: float32 and int32 tensors `[n, k]`, nearest first.
+
+    Raises:
+        ValueError: for an unknown method, shapes that do not fit, or a k outside 1 .. m.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {METHODS}, not {method!r}.")
+    queries, points = ops.cast(queries, "float32"), ops.cast(points, "float32")
+    if len(queries.shape) != 2 or len(points.shape) != 2 or queries.shape[1] != points.shape[1]:
+        raise ValueError(
+            "queries and points must have the shapes [n, d] and [m, d], not "
+            f"{tuple(queries.shape)} and {tuple(points.shape)}."
+        )
+    count = points.shape[0]
+    if k < 1 or (count is not None and k > count):
+        raise ValueError(f"k must lie between 1 and the {count} points, not {k}.")
+    if method == "auto":
+        method = "blocks" if on_accelerator() else "tree"
+    search = _tree if method == "tree" else _blocks
+    indices = search(ops.stop_gradient(queries), ops.stop_gradient(points), k)
+    distances = norm(ops.expand_dims(queries, 1) - ops.take(points, indices, axis=0))
+    return distances, indices
+
+
+def _tree(queries, points, k):
+    def search(queries, points):
+        found = cKDTree(np.asarray(points)).query(np.asarray(queries), k=k, workers=-1)[1]
+        return np.asarray(found, dtype=np.int32).reshape(-1, k)
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        indices = tf.numpy_function(search, [queries, points], tf.int32)
+        indices.set_shape((queries.shape[0], k))
+        return indices
+    import jax
+
+    shape = jax.ShapeDtypeStruct((queries.shape[0], k), np.int32)
+    return jax.pure_callback(search, shape, queries, points)
+
+
+def _blocks(queries, points, k):
+    # Products of centred coordinates; uncentred ones would cancel far from the origin.
+    centre = ops.mean(points, axis=0)
+    queries, points = queries - centre, points - centre
+    lengths = ops.sum(ops.square(points), axis=1)
+
+    def search(block):
+        closeness = 2.0 * ops.matmul(block, ops.transpose(points)) - lengths
+        return ops.cast(ops.top_k(closeness, k)[1], "int32")
+
+    count = ops.shape(queries)[0]
+    blocks = -(-count // BLOCK)
+    padded = ops.pad(queries, ((0, blocks * BLOCK - count), (0, 0)))
+    found = ops.map(search, ops.reshape(padded, (blocks, BLOCK, queries.shape[1])))
+    return ops.reshape(found, (blocks * BLOCK, k))[:count]
