@@ -44,7 +44,9 @@ ALLOWED = {
     "zoo.view": {"zoo.geometry", "zoo.transform", "zoo.data"},
 }
 ON_TOP = {"zoo", "zoo.cli", "zoo.demo", "zoo.testing", "zoo.recipes", "zoo.__main__"}
-SOURCES = sorted(path for name in ("registry", "pretrained", "zoo") for path in (ROOT / name).rglob("*.py"))
+PACKAGES = ("registry", "pretrained", "zoo")
+SOURCES = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
+# A recipe runs on its own, on top of everything.
 SOURCES = [path for path in SOURCES if path.name != "train.py"]
 
 

@@ -19,6 +19,9 @@ _HOMES = {
     "Entry": "registry",
     "Model": "zoo.model",
     "Scan": "zoo.data.scan",
+    "Grid": "zoo.geometry",
+    "Image": "zoo.data.image",
+    "Pair": "zoo.data.pair",
 }
 
 __all__ = sorted(_HOMES)

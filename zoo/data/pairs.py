@@ -1,0 +1,270 @@
+"""Data sets of pairs, as batches for training and evaluation."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from zoo.data.image import Image, fit_array
+from zoo.data.pair import COMPANIONS, LandmarksOutside, LazyPairs, Pair
+
+
+class PairDataset(keras.utils.PyDataset):
+    """Batches of pairs: dicts of float32 arrays as `Pair.arrays` makes them, joined.
+
+    Each batch depends on (seed, epoch, index) only, so resumed training sees what unbroken
+    training sees; `fit` of the zoo's models sets `epoch`.
+
+    Args:
+        pairs: pairs, a single one, or a sequence that makes them when asked (`LazyPairs`).
+        batch_size: pairs of a batch. They must be of one size, unless `shape` is given, and have
+            the same companions.
+        shape: voxels along each axis to which every pair is cropped or padded about the middle,
+            with the minimum of the image; masks and labels with 0.
+        align: "world" leaves the images where their files put them; "centre" first moves both so
+            that their middles coincide, for images of different subjects that share no frame.
+        shuffle: draw the pairs in a new order in each epoch.
+        steps: batches of an epoch; None is once through all pairs. More begin anew, in another
+            order; fewer see a part of them.
+        seed: of the order.
+        **kwargs: `workers`, `use_multiprocessing` and `max_queue_size` of Keras.
+
+    Raises:
+        ValueError: without pairs, for numbers that are not positive, or an unknown `align`.
+    """
+
+    def __init__(
+        self,
+        pairs: Pair | Sequence[Pair],
+        batch_size: int = 1,
+        shape: Sequence[int] | None = None,
+        align: str = "world",
+        shuffle: bool = True,
+        steps: int | None = None,
+        seed: int = 0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        pairs = [pairs] if isinstance(pairs, Pair) else pairs
+        if not len(pairs):
+            raise ValueError("pairs is empty.")
+        for name, value in (("batch_size", batch_size), ("steps", steps)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}.")
+        if align not in ("world", "centre"):
+            raise ValueError(f"align must be 'world' or 'centre', not {align!r}.")
+        self.shape = None if shape is None else tuple(int(size) for size in shape)
+        self.align, self.shuffle, self.seed = align, shuffle, seed
+        self.batch_size, self.steps = batch_size, steps
+        # Pairs that are in memory anyway are put on their grids once, not in every epoch.
+        lazy = isinstance(pairs, LazyPairs)
+        self.pairs = pairs if lazy else [self._placed(pair) for pair in pairs]
+        self._lazy = lazy
+        self.epoch = 0
+
+    def __len__(self):
+        return self.steps or -(-len(self.pairs) // self.batch_size)
+
+    def __getitem__(self, index):
+        count = len(self.pairs)
+        first = index * self.batch_size
+        last = first + self.batch_size
+        if self.steps is None:
+            last = min(last, count)
+        chosen = [self._order(at // count)[at % count] for at in range(first, last)]
+        batch = [self._arrays(self.pairs[k]) for k in chosen]
+        keys = set(batch[0])
+        for k, arrays in zip(chosen, batch, strict=True):
+            if set(arrays) != keys:
+                raise ValueError(
+                    f"pairs of a batch must have the same companions: pair {chosen[0]} has "
+                    f"{sorted(keys)}, pair {k} {sorted(arrays)}; use batch_size=1."
+                )
+        return ({key: self._joined(key, batch, chosen) for key in batch[0]},)
+
+    def _order(self, turn: int) -> np.ndarray:
+        count = len(self.pairs)
+        if not self.shuffle:
+            return np.arange(count)
+        return np.random.default_rng((self.seed, self.epoch, turn)).permutation(count)
+
+    def _joined(self, key: str, batch: list[dict], chosen: list[int]) -> np.ndarray:
+        shapes = [arrays[key].shape[1:] for arrays in batch]
+        for k, shape in zip(chosen, shapes, strict=True):
+            if shape != shapes[0]:
+                raise ValueError(
+                    f"pairs of a batch must have one size: {key} of pair {chosen[0]} has the shape "
+                    f"{shapes[0]}, of pair {k} {shape}; give shape=, or use batch_size=1."
+                )
+        return np.concatenate([arrays[key] for arrays in batch])
+
+    def _placed(self, pair: Pair) -> Pair:
+        if not pair.is_images:
+            if self.shape is not None or self.align != "world":
+                raise ValueError("shape and align are for pairs of images; these are clouds.")
+            return pair
+        if self.align == "centre":
+            pair = _centred(pair, self.shape)
+        return pair.on_fixed_grid()
+
+    def _arrays(self, pair: Pair) -> dict[str, np.ndarray]:
+        arrays = (self._placed(pair) if self._lazy else pair).arrays()
+        if self.shape is None:
+            return arrays
+        if len(self.shape) != pair.rank:
+            raise ValueError(f"shape must have {pair.rank} axes as the images, not {self.shape}.")
+        start = (np.asarray(arrays["fixed"].shape[1:-1]) - self.shape) // 2
+        for key, values in arrays.items():
+            if key.endswith("_landmarks"):
+                arrays[key] = values - start.astype(np.float32)
+            elif key != "weights":
+                fill = values.min() if key in ("fixed", "moving") else 0
+                arrays[key] = fit_array(values[0], self.shape, fill)[0][None]
+        return arrays
+
+
+def all_pairs(images: Sequence[Image], labels: Sequence | None = None, **options) -> PairDataset:
+    """Every image with every other one, in both roles.
+
+    Args:
+        images: two or more.
+        labels: integers on the grid of each image, or None.
+        **options: of `PairDataset`.
+
+    Raises:
+        ValueError: for fewer than two images, or labels that are not as many.
+    """
+    if len(images) < 2:
+        raise ValueError(f"images must be at least two, not {len(images)}.")
+    labels, images = _matching(labels, images), _in_frame(images, options)
+    makers = [
+        partial(_pair, images[fixed], images[moving], labels[fixed], labels[moving])
+        for fixed in range(len(images))
+        for moving in range(len(images))
+        if fixed != moving
+    ]
+    return PairDataset(LazyPairs(makers), **options)
+
+
+def to_atlas(
+    images: Sequence[Image],
+    atlas: Image,
+    labels: Sequence | None = None,
+    atlas_labels: np.ndarray | None = None,
+    **options,
+) -> PairDataset:
+    """Every image, as the moving one, with one fixed atlas.
+
+    Args:
+        images: one or more.
+        atlas: the fixed image of all pairs.
+        labels: integers on the grid of each image, or None.
+        atlas_labels: integers on the grid of the atlas, or None.
+        **options: of `PairDataset`.
+
+    Raises:
+        ValueError: without images, or for labels that are not as many.
+    """
+    labels, images = _matching(labels, images), _in_frame(images, options)
+    (atlas,) = _in_frame([atlas], options)
+    makers = [
+        partial(_pair, atlas, image, atlas_labels, own)
+        for image, own in zip(images, labels, strict=True)
+    ]
+    return PairDataset(LazyPairs(makers), **options)
+
+
+def from_csv(path: str | Path, **options) -> PairDataset:
+    """The pairs that a table lists; each is read when its batch is asked for.
+
+    Args:
+        path: a .csv with a header: the columns `fixed` and `moving` and, optionally, `name`,
+            `fixed_mask`, `moving_mask`, `fixed_labels`, `moving_labels`, `fixed_landmarks`,
+            `moving_landmarks` and `weights`; paths are relative to the table, empty cells mean
+            none.
+        **options: of `PairDataset`.
+
+    Raises:
+        FileNotFoundError: if the table or a file that it names is missing.
+        ValueError: for a table without rows, without one of the two columns, or with others.
+    """
+    return PairDataset(read_table(path), **options)
+
+
+def read_table(path: str | Path) -> LazyPairs:
+    """The pairs that a table lists, each read when asked for; see `from_csv`."""
+    from zoo.io import existing
+
+    path = existing(path)
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        columns = set(reader.fieldnames or ())
+        rows = list(reader)
+    known = {"fixed", "moving", "name", *COMPANIONS}
+    if not {"fixed", "moving"} <= columns <= known:
+        raise ValueError(
+            f"path: {path.name!r} must have the columns fixed and moving, and may have "
+            f"{', '.join(sorted(known - {'fixed', 'moving'}))}; it has "
+            f"{', '.join(sorted(map(str, columns))) or 'none'}."
+        )
+    if not rows:
+        raise ValueError(f"path: {path.name!r} lists no pairs.")
+    makers = []
+    for number, row in enumerate(rows, start=1):
+        given = {key: value.strip() for key, value in row.items() if value and value.strip()}
+        name = given.pop("name", None)
+        if not {"fixed", "moving"} <= set(given):
+            raise ValueError(f"path: row {number} of {path.name!r} lacks fixed or moving.")
+        parts = {
+            key: existing(path.parent / value, f"row {number}, {key}")
+            for key, value in given.items()
+        }
+        makers.append(partial(Pair.read, **parts, name=name))
+    return LazyPairs(makers)
+
+
+def _matching(labels: Sequence | None, images: Sequence[Image]) -> Sequence:
+    if labels is None:
+        return [None] * len(images)
+    if len(labels) != len(images):
+        raise ValueError(f"labels must be as many as the {len(images)} images, not {len(labels)}.")
+    return labels
+
+
+def _in_frame(images: Sequence[Image], options: dict) -> list[Image]:
+    # Images that share no frame may not even overlap, which a pair refuses.
+    centre = options.get("align") == "centre"
+    return [image.centred() if centre else image for image in images]
+
+
+def _pair(fixed: Image, moving: Image, fixed_labels, moving_labels) -> Pair:
+    return Pair(fixed, moving, fixed_labels=fixed_labels, moving_labels=moving_labels)
+
+
+def _centred(pair: Pair, shape: tuple[int, ...] | None) -> Pair:
+    """Both images with their middle at the origin of the world, landmarks with them.
+
+    Fitting them to one shape before makes the shift a whole number of voxels, so images of equal
+    spacing are not interpolated.
+    """
+    parts: dict = {"weights": pair.weights, "name": pair.name}
+    for side in ("fixed", "moving"):
+        image = getattr(pair, side)
+        fitted = image if shape is None else image.fitted(shape)
+        parts[side] = fitted.centred()
+        for key in (f"{side}_mask", f"{side}_labels"):
+            values = getattr(pair, key)
+            if values is not None:
+                parts[key] = values if shape is None else fit_array(values, shape, 0)[0]
+        points = getattr(pair, f"{side}_landmarks")
+        if points is not None:
+            parts[f"{side}_landmarks"] = parts[side].grid.to_world(fitted.grid.to_index(points))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LandmarksOutside)
+        return Pair(**parts)

@@ -1,0 +1,61 @@
+"""Files: images, label maps, displacement fields and landmarks.
+
+What every reader and writer here shares: a file appears complete or not at all, and a missing
+package is answered with the command that installs it.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+
+
+@contextmanager
+def written_whole(path: str | Path) -> Iterator[Path]:
+    """A path to write to in place of `path`; what was written moves there only on success.
+
+    The temporary path has the name of the final one, in a folder beside it, because formats such
+    as .mhd name their second file after the first.
+
+    Args:
+        path: the final file; missing folders are made.
+
+    Yields:
+        The path to write to.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        temporary = Path(folder) / path.name
+        yield temporary
+        # The header last: whoever sees it finds the data that it names.
+        for file in sorted(Path(folder).iterdir(), key=lambda file: file == temporary):
+            os.replace(file, path.with_name(file.name))
+
+
+def require(module: str, package: str, purpose: str):
+    """Imports an optional module.
+
+    Raises:
+        ImportError: if it is missing, with the command that installs it.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ImportError(f"{purpose} needs {package}: pip install {package}") from error
+
+
+def existing(path: str | Path, argument: str = "path") -> Path:
+    """The path, if there is a file.
+
+    Raises:
+        FileNotFoundError: if not.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"{argument}: no file {str(path)!r}.")
+    return path

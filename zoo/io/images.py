@@ -1,0 +1,341 @@
+"""Images, label maps and displacement fields on disk.
+
+Volumes and physical pictures go through SimpleITK, ordinary pictures through Pillow. Both are
+imported on use only.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import struct
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from zoo.geometry import Grid, from_itk, to_itk
+from zoo.io import existing, require, written_whole
+
+VOLUME_SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+
+
+def image_suffix(path: str | Path) -> str | None:
+    """The suffix of a file that this module reads, in lower case (".nii.gz" whole), or None."""
+    name = Path(path).name.lower()
+    suffixes = sorted(VOLUME_SUFFIXES + PICTURE_SUFFIXES, key=len, reverse=True)
+    return next((suffix for suffix in suffixes if name.endswith(suffix)), None)
+
+
+def read_image(path: str | Path) -> tuple[np.ndarray, Grid]:
+    """Reads an image with its place in the world.
+
+    .nii, .nii.gz, .mha, .mhd and .nrrd keep spacing, origin and direction; several components for
+    each voxel become channels. Pictures (.png, .jpg, .tif, .bmp) get a spacing of 1 and the centre
+    of the upper left pixel as origin, x to the right, y down: pixel coordinates are world
+    coordinates. Values stay as stored; transparency is dropped.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The array `[*spatial, channels]` of rank 2 or 3 as stored, and the grid.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for an unknown suffix, a file that is truncated or not what its suffix says,
+            or one of four spatial axes.
+        ImportError: if SimpleITK or Pillow is missing.
+    """
+    array, grid, channels = _read(existing(path))
+    return (array if channels > 1 else array[..., None]), grid
+
+
+def write_image(path: str | Path, array: np.ndarray, grid: Grid):
+    """Writes an image; the file appears complete or not at all.
+
+    Pictures hold 8 bits and neither spacing nor place: values within [0, 1] are scaled to 0..255,
+    others are rounded.
+
+    Args:
+        path: with a suffix that `read_image` knows.
+        array: `[*spatial, channels]`.
+        grid: its place in the world; a picture drops it.
+
+    Raises:
+        ValueError: for an unknown suffix, or a picture of a volume, of other than 1 or 3 channels,
+            or of values outside [0, 255].
+        ImportError: if SimpleITK or Pillow is missing.
+    """
+    if _suffix(path) in PICTURE_SUFFIXES:
+        low, high = float(array.min()), float(array.max())
+        if low < 0 or high > 255:
+            raise ValueError(
+                f"path: {Path(path).name!r} holds 8 bits, but the values of the image span "
+                f"[{low:g}, {high:g}]; use image.normalised() or a .nii.gz file."
+            )
+        _write_picture(path, np.rint(array * (255 if high <= 1 else 1)), grid.rank)
+        return
+    _write_volume(path, array[..., 0] if array.shape[-1] == 1 else array, grid)
+
+
+def read_labels(path: str | Path) -> tuple[np.ndarray, Grid]:
+    """Reads a label map or a mask.
+
+    Args:
+        path: as for `read_image`; one component for each voxel.
+
+    Returns:
+        int32 `[*spatial]` and the grid.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: as `read_image`; and for several components, or values that are not whole
+            numbers.
+    """
+    path = existing(path)
+    array, grid, channels = _read(path)
+    if channels > 1:
+        raise ValueError(f"path: {path.name!r} has {channels} channels; labels have one.")
+    labels = array if array.dtype.kind in "bui" else np.rint(array)
+    low, high = int(-(2**31)), int(2**31 - 1)
+    whole = np.isfinite(array).all() and (labels == array).all()
+    if not whole or labels.min() < low or labels.max() > high:
+        raise ValueError(
+            f"path: {path.name!r} is no label map: it holds values that are not whole numbers."
+        )
+    return labels.astype(np.int32), grid
+
+
+def write_labels(path: str | Path, labels: np.ndarray, grid: Grid):
+    """Writes a label map, compressed and without loss; the file appears complete or not at all.
+
+    Args:
+        path: as for `write_image`, but not .jpg; pictures hold labels from 0 to 255.
+        labels: integers or booleans `[*spatial]`.
+        grid: where they are.
+
+    Raises:
+        ValueError: for labels that do not fit the grid or the file.
+    """
+    labels = np.asarray(labels)
+    if labels.dtype.kind not in "bui":
+        raise ValueError(f"labels must be integers, not {labels.dtype}.")
+    if labels.shape != grid.shape:
+        raise ValueError(
+            f"labels must have the shape {grid.shape} of the grid, not {labels.shape}."
+        )
+    low, high = int(labels.min()), int(labels.max())
+    suffix = _suffix(path)
+    if suffix in PICTURE_SUFFIXES:
+        if suffix in (".jpg", ".jpeg") or low < 0 or high > 255:
+            raise ValueError(
+                f"path: {Path(path).name!r} cannot hold the labels {low}..{high} without loss; "
+                "use .png for 0..255, or .nii.gz."
+            )
+        _write_picture(path, labels[..., None], grid.rank)
+        return
+    kinds = (np.uint8, np.int16, np.int32)
+    kind = next((k for k in kinds if np.iinfo(k).min <= low and high <= np.iinfo(k).max), None)
+    if kind is None:
+        raise ValueError(f"labels must fit into 32 bits; they span {low}..{high}.")
+    _write_volume(path, labels.astype(kind), grid, compress=True)
+
+
+def write_field(path: str | Path, displacement: np.ndarray, grid: Grid):
+    """Writes a displacement field as ITK, ANTs and 3D Slicer expect it.
+
+    The file holds vectors in LPS mm, one for each voxel of the fixed image, that lead to the point
+    of the moving image: `SimpleITK.DisplacementFieldTransform(SimpleITK.Cast(SimpleITK.ReadImage(
+    path), SimpleITK.sitkVectorFloat64))` resamples the moving image. In NIfTI the intent is
+    "vector" (code 1007).
+
+    Args:
+        path: .nii, .nii.gz, .mha, .mhd or .nrrd.
+        displacement: `[*spatial, rank]` in voxels of the grid.
+        grid: of the fixed image.
+
+    Raises:
+        ValueError: for another suffix, another shape, or values that are not finite.
+        ImportError: if SimpleITK is missing.
+    """
+    displacement = np.asarray(displacement)
+    if displacement.shape != (*grid.shape, grid.rank):
+        raise ValueError(
+            f"displacement must have the shape {(*grid.shape, grid.rank)}, not "
+            f"{displacement.shape}."
+        )
+    if not np.isfinite(displacement).all():
+        raise ValueError("displacement must be finite; it holds NaN or infinite values.")
+    if _suffix(path) not in VOLUME_SUFFIXES:
+        known = ", ".join(VOLUME_SUFFIXES)
+        raise ValueError(f"path: a field cannot be a {_suffix(path)} file; use one of {known}.")
+    _write_volume(path, grid.vectors_to_world(displacement).astype(np.float32), grid)
+
+
+def read_field(path: str | Path) -> tuple[np.ndarray, Grid]:
+    """Reads a displacement field in LPS mm, such as `write_field` and ITK programs write it.
+
+    Args:
+        path: .nii, .nii.gz, .mha, .mhd or .nrrd.
+
+    Returns:
+        Displacement in voxels, float32 `[*spatial, rank]`, and the grid of the fixed image.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: as `read_image`; and if the number of components is not the rank.
+    """
+    path = existing(path)
+    array, grid, channels = _read(path)
+    if channels != grid.rank:
+        raise ValueError(
+            f"path: {path.name!r} is no displacement field: it has {channels} components for each "
+            f"voxel of {grid.rank} axes, and should have {grid.rank}."
+        )
+    if not np.isfinite(array).all():
+        raise ValueError(f"path: the field {path.name!r} holds NaN or infinite values.")
+    return grid.vectors_to_index(array).astype(np.float32), grid
+
+
+def _suffix(path: str | Path) -> str:
+    suffix = image_suffix(path)
+    if suffix is None:
+        known = ", ".join(VOLUME_SUFFIXES + PICTURE_SUFFIXES)
+        raise ValueError(
+            f"path: {Path(path).name!r} has no suffix of an image; it must be one of {known}."
+        )
+    return suffix
+
+
+def _read(path: Path) -> tuple[np.ndarray, Grid, int]:
+    """The stored values `[*spatial]`, or `[*spatial, channels]` if several; grid; channels."""
+    suffix = _suffix(path)
+    if suffix in PICTURE_SUFFIXES:
+        array = _read_picture(path)
+        channels = array.shape[2] if array.ndim == 3 else 1
+        return array, Grid(array.shape[:2]), channels
+    sitk = require("SimpleITK", "SimpleITK", f"reading {suffix}")
+    try:
+        if suffix.startswith(".nii"):
+            _check_nifti(path, suffix)
+        stored = sitk.ReadImage(str(path))
+    except (RuntimeError, OSError, EOFError, struct.error, ValueError) as error:
+        # ITK names its own sources first; what happened comes last.
+        reason = str(error).strip().splitlines()[-1]
+        raise ValueError(f"path: {path.name!r} is not a readable {suffix} file: {reason}") from (
+            error
+        )
+    rank, channels = stored.GetDimension(), stored.GetNumberOfComponentsPerPixel()
+    if rank not in (2, 3):
+        raise ValueError(
+            f"path: {path.name!r} has {rank} axes, {stored.GetSize()}; an image has 2 or 3. Take "
+            "one time point out of a series first; components of a vector image must be stored "
+            "as vectors."
+        )
+    array = sitk.GetArrayViewFromImage(stored)
+    if array.dtype.kind not in "buif":
+        raise ValueError(f"path: {path.name!r} holds {array.dtype} values; they must be real.")
+    try:
+        grid = Grid(
+            stored.GetSize(), stored.GetSpacing(), stored.GetOrigin(), stored.GetDirection()
+        )
+    except ValueError as error:
+        raise ValueError(f"path: {path.name!r}: {error}") from error
+    # A copy: the view dies with the image.
+    return np.array(from_itk(array, rank), order="C"), grid, channels
+
+
+def _write_volume(path: str | Path, array: np.ndarray, grid: Grid, compress: bool = False):
+    _suffix(path)
+    sitk = require("SimpleITK", "SimpleITK", "writing images")
+    image = sitk.GetImageFromArray(to_itk(array, grid.rank), isVector=array.ndim > grid.rank)
+    image.SetSpacing(grid.spacing.tolist())
+    image.SetOrigin(grid.origin.tolist())
+    image.SetDirection(grid.direction.reshape(-1).tolist())
+    with written_whole(path) as temporary:
+        sitk.WriteImage(image, str(temporary), useCompression=compress)
+
+
+def _check_nifti(path: Path, suffix: str):
+    """Refuses what ITK reads without a word: it fills a truncated file up, and zeroes NaN.
+
+    Raises:
+        ValueError: if the file holds less than its header announces, or values that are not finite.
+    """
+    opened = gzip.open if suffix == ".nii.gz" else open
+    with opened(path, "rb") as file:
+        header = file.read(544)
+        order = "<" if header[:4] in (b"\x5c\x01\0\0", b"\x1c\x02\0\0") else ">"
+        version = struct.unpack_from(order + "i", header)[0]
+        if version == 348:
+            count, *sizes = struct.unpack_from(order + "8h", header, 40)
+            kind, bits = struct.unpack_from(order + "2h", header, 70)
+            start = int(struct.unpack_from(order + "f", header, 108)[0])
+        elif version == 540:
+            count, *sizes = struct.unpack_from(order + "8q", header, 16)
+            kind, bits = struct.unpack_from(order + "2h", header, 12)
+            start = struct.unpack_from(order + "q", header, 168)[0]
+        else:
+            raise ValueError("it has no NIfTI header")
+        if header[344:347] == b"ni1":
+            return  # the values are in a second file, .img
+        expected = start + math.prod(sizes[:count]) * bits // 8
+        if kind in (16, 64):  # float32, float64
+            file.seek(start)
+            bad, found = 0, start
+            # Blocks of whole values; a gzip file fills them, except for the last one.
+            while found < expected and (block := file.read(min(1 << 20, expected - found))):
+                found += len(block)
+                values = np.frombuffer(block[: len(block) // 8 * 8], f"{order}f{bits // 8}")
+                bad += values.size - np.count_nonzero(np.isfinite(values))
+            if bad:
+                raise ValueError(f"{bad} values are NaN or infinite")
+        elif suffix == ".nii":
+            found = path.stat().st_size
+        else:
+            # gzip ends with the length modulo 2^32. Where that disagrees, the file may still
+            # consist of several members, or carry something after the values.
+            with open(path, "rb") as raw:
+                raw.seek(-4, 2)
+                found = expected
+                if struct.unpack("<I", raw.read(4))[0] != expected % 2**32:
+                    file.seek(0)
+                    found = sum(len(block) for block in iter(lambda: file.read(1 << 20), b""))
+    if found < expected:
+        raise ValueError(f"it is truncated: {found} of {expected} bytes")
+
+
+def _read_picture(path: Path) -> np.ndarray:
+    pillow = require("PIL.Image", "pillow", "reading pictures")
+    try:
+        with warnings.catch_warnings(), pillow.open(path) as picture:
+            # Slides are large; the limit is meant for pictures from strangers.
+            warnings.simplefilter("ignore", pillow.DecompressionBombWarning)
+            pages = getattr(picture, "n_frames", 1)
+            if pages > 1:
+                raise ValueError(f"it holds {pages} pages; a picture has one")
+            if picture.mode in ("1", "LA", "La"):
+                picture = picture.convert("L")
+            elif picture.mode in ("P", "RGBA", "RGBX", "RGBa", "PA", "CMYK", "YCbCr", "LAB", "HSV"):
+                picture = picture.convert("RGB")
+            array = np.asarray(picture)
+    except Exception as error:
+        # Decoders fail in many ways on a foreign file; the user needs one answer.
+        raise ValueError(f"path: {path.name!r} is not a readable picture: {error}") from error
+    return np.ascontiguousarray(from_itk(array, 2))
+
+
+def _write_picture(path: str | Path, values: np.ndarray, rank: int):
+    pillow = require("PIL.Image", "pillow", "writing pictures")
+    channels = values.shape[-1]
+    if rank != 2 or channels not in (1, 3):
+        raise ValueError(
+            f"path: {Path(path).name!r} is a picture, but the image has {rank} axes and {channels} "
+            "channels; a picture has 2 axes and 1 or 3 channels."
+        )
+    values = to_itk(values.astype(np.uint8), 2)
+    picture = pillow.fromarray(np.ascontiguousarray(values[..., 0] if channels == 1 else values))
+    with written_whole(path) as temporary:
+        picture.save(temporary)
