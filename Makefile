@@ -21,7 +21,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python tests/benchmarks/bench_igr.py
 
 readme: $(VENV)/.base
-	$(BIN)/python tests/readme_table.py --write
+	$(BIN)/python tests/test_readme.py
 
 $(VENV)/.base: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
