@@ -22,6 +22,7 @@ _HOMES = {
     "Grid": "zoo.geometry",
     "Image": "zoo.data.image",
     "Pair": "zoo.data.pair",
+    "Transform": "zoo.transform",
 }
 
 __all__ = sorted(_HOMES)

@@ -1,0 +1,219 @@
+"""Transforms: exact affine maps, numerical inverses, composition, and agreement with ITK."""
+
+import numpy as np
+import pytest
+
+import zoo
+from zoo.data.image import Image
+from zoo.geometry import Grid
+from zoo.transform import Affine, Composed, Dense, Transform, Velocity
+
+sitk = pytest.importorskip("SimpleITK")
+
+
+def oblique(shape, seed=0):
+    rng = np.random.default_rng(seed)
+    rank = len(shape)
+    direction, _ = np.linalg.qr(rng.standard_normal((rank, rank)))
+    return Grid(shape, rng.uniform(0.7, 1.8, rank), rng.uniform(-30, 30, rank), direction)
+
+
+def smooth(shape, size, seed=0):
+    """A smooth field [*shape, rank] of the given size in voxels that does not fold."""
+    rng = np.random.default_rng(seed)
+    axes = np.meshgrid(*[np.linspace(0, 1, n) for n in shape], indexing="ij")
+    parts = []
+    for _ in shape:
+        phase, turns = rng.uniform(0, 6, len(shape)), rng.uniform(2, 4, len(shape))
+        parts.append(np.prod([np.sin(t * x + p) for t, x, p in zip(turns, axes, phase)], axis=0))
+    return size * np.stack(parts, axis=-1)
+
+
+def some_points(grid, count=200, seed=1):
+    rng = np.random.default_rng(seed)
+    return grid.to_world(rng.uniform(0, np.array(grid.shape) - 1, (count, grid.rank)))
+
+
+SHAPES = [(24, 31), (14, 17, 12)]
+
+
+def some_affine(rank, grid=None, seed=2):
+    rng = np.random.default_rng(seed)
+    return Affine(np.eye(rank) + 0.1 * rng.standard_normal((rank, rank)), rng.uniform(-3, 3, rank), grid)
+
+
+def test_affine_maps_are_exact():
+    points = np.random.default_rng(0).standard_normal((50, 3))
+    turn = Affine([[0, -1, 0], [1, 0, 0], [0, 0, 1]], [1, 2, 3])
+    np.testing.assert_allclose(turn.pull([[1.0, 0, 0]]), [[1, 3, 3]])
+    np.testing.assert_allclose(turn.move(turn.pull(points)), points, atol=1e-12)
+    np.testing.assert_allclose(turn.inverse().pull(points), turn.move(points), atol=1e-12)
+    both = turn @ some_affine(3)
+    assert isinstance(both, Affine)
+    np.testing.assert_allclose(both.pull(points), turn.pull(some_affine(3).pull(points)))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_dense_affine_field_is_the_affine_map(shape):
+    grid = oblique(shape)
+    affine = some_affine(len(shape), grid)
+    dense = Dense(affine.displacement(), grid)
+    points = some_points(grid)
+    np.testing.assert_allclose(dense.pull(points), affine.pull(points), atol=1e-3)
+    determinant = dense.jacobian_determinant()
+    np.testing.assert_allclose(determinant, np.linalg.det(affine.matrix), atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_numerical_inverse_says_how_good_it_is(shape):
+    grid = oblique(shape)
+    dense = Dense(smooth(shape, 1.5), grid)
+    assert dense.jacobian_determinant().min() > 0
+    points = some_points(grid)
+    assert dense.inverse_error(points).max() < 1e-3
+    np.testing.assert_allclose(dense.move(dense.pull(points)), points, atol=2e-2)
+    np.testing.assert_allclose(dense.inverse().move(points), dense.pull(points))
+    assert dense.inverse().inverse() is dense
+
+
+def test_a_folding_field_admits_its_inverse_is_wrong():
+    grid = Grid((40, 40))
+    field = np.zeros((40, 40, 2))
+    field[..., 0] = 6 * np.sin(np.arange(40) / 2)[:, None]
+    folding = Dense(field, grid)
+    assert folding.jacobian_determinant().min() < 0
+    assert np.isfinite(folding.inverse_error(some_points(grid))).all()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_velocities_are_inverse_to_their_negatives(shape):
+    grid = oblique(shape)
+    flow = Velocity(smooth(shape, 1.0), grid)
+    inner = some_points(grid, 300)
+    index = grid.to_index(inner)
+    inner = inner[((index > 3) & (index < np.array(shape) - 4)).all(axis=1)]
+    assert flow.inverse_error(inner).mean() < 0.05
+    np.testing.assert_allclose(flow.inverse().pull(inner), flow.move(inner), atol=1e-4)
+    assert flow.jacobian_determinant().min() > 0
+
+
+def test_a_constant_velocity_is_a_translation():
+    grid = Grid((20, 20), spacing=(2.0, 0.5))
+    flow = Velocity(np.broadcast_to([1.0, -2.0], (20, 20, 2)), grid)
+    np.testing.assert_allclose(flow.pull([[10.0, 5.0]]), [[12.0, 4.0]], atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_composition_is_one_map_after_the_other(shape):
+    grid = oblique(shape)
+    affine, dense = some_affine(len(shape)), Dense(smooth(shape, 1.0), grid)
+    both = affine @ dense
+    points = some_points(grid)
+    np.testing.assert_allclose(both.pull(points), affine.pull(dense.pull(points)))
+    np.testing.assert_allclose(both.move(both.pull(points)), points, atol=2e-2)
+    np.testing.assert_allclose(both.inverse().pull(points), both.move(points))
+    assert both.fixed_grid == grid
+    nested = Composed([affine, Composed([affine, dense])])
+    assert len(nested.parts) == 3
+    np.testing.assert_allclose(nested.pull(points), affine.pull(both.pull(points)))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_warping_and_moving_agree(shape):
+    """A blob of the moving image appears where its centre is moved to."""
+    grid = Grid(tuple(2 * n for n in shape))
+    moving = oblique(tuple(2 * n for n in shape), seed=3)
+    transform = Affine(
+        moving.direction * 0.9, moving.centre - 0.9 * moving.direction @ grid.centre, grid
+    ) @ Dense(smooth(grid.shape, 1.0), grid)
+    spot = transform.pull(grid.centre[None] + 1.5)
+    blob = np.exp(-(((moving.coordinates() - spot[0]) / 4) ** 2).sum(axis=-1))
+    moved = transform.warp(Image(blob[..., None].astype("float32"), moving))
+    weights = moved.array / moved.array.sum()
+    centre = (weights * grid.coordinates()).reshape(-1, grid.rank).sum(axis=0)
+    np.testing.assert_allclose(centre, transform.move(spot)[0], atol=0.4)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("suffix", [".nii.gz", ".mha", ".nrrd", ".tfm", ".h5"])
+def test_saved_transforms_come_back(tmp_path, shape, suffix):
+    grid = oblique(shape)
+    both = some_affine(len(shape)) @ Dense(smooth(shape, 1.0), grid)
+    both.save(tmp_path / f"transform{suffix}")
+    loaded = Transform.load(tmp_path / f"transform{suffix}")
+    points = some_points(grid)
+    # A field holds the composition at its voxels; in between it is linear.
+    atol = 5e-3 if suffix in (".tfm", ".h5") else 0.05
+    np.testing.assert_allclose(loaded.pull(points), both.pull(points), atol=atol)
+    if suffix in (".tfm", ".h5"):
+        assert isinstance(loaded.parts[0], Affine)
+    assert [path.name for path in tmp_path.iterdir()] == [f"transform{suffix}"]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("suffix", [".nii.gz", ".h5"])
+def test_simpleitk_warps_to_the_same_picture(tmp_path, shape, suffix):
+    fixed, moving = oblique(shape), oblique(tuple(n + 5 for n in shape), seed=4)
+    rank = len(shape)
+    align = Affine(np.eye(rank), moving.centre - fixed.centre)
+    transform = align @ Dense(smooth(shape, 1.2), fixed)
+    values = smooth(moving.shape, 1.0, seed=5)[..., :1].astype("float32")
+    image = Image(values, moving)
+    image.write(tmp_path / "moving.nii.gz")
+    ours = transform.warp(image)
+    ours.write(tmp_path / "ours.nii.gz")
+    transform.save(tmp_path / f"warp{suffix}")
+    if suffix == ".h5":
+        theirs = sitk.ReadTransform(str(tmp_path / "warp.h5"))
+    else:
+        field = sitk.ReadImage(str(tmp_path / "warp.nii.gz"))
+        theirs = sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64))
+    reference = sitk.ReadImage(str(tmp_path / "ours.nii.gz"))
+    moved = sitk.Resample(
+        sitk.ReadImage(str(tmp_path / "moving.nii.gz")), reference, theirs, sitk.sitkLinear, 0.0
+    )
+    inside = np.abs(sitk.GetArrayFromImage(moved)) > 0
+    difference = np.abs(sitk.GetArrayFromImage(moved) - sitk.GetArrayFromImage(reference))
+    assert inside.mean() > 0.3
+    assert difference[inside].max() < 5e-3
+
+
+def test_nearest_labels_stay_labels():
+    grid = Grid((20, 20))
+    labels = (np.indices((20, 20)).sum(axis=0) // 7).astype("float32")[..., None]
+    moved = Affine([[0.9, 0.1], [0, 1.1]], [1, 0], grid).warp(Image(labels, grid), order="nearest")
+    assert set(np.unique(moved.array)) <= set(np.unique(labels))
+
+
+def test_outside_is_marked():
+    grid = Grid((10, 10))
+    image = Image(np.ones((10, 10, 1), "float32"), grid)
+    moved = Affine(np.eye(2), [5, 0], grid).warp(image, outside=-1.0).array[..., 0]
+    assert (moved[:5] == 1).all() and (moved[5:] == -1).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Affine(np.zeros((3, 3)), np.zeros(3)), "singular"),
+        (lambda: Affine(np.eye(3), np.zeros(2)), "matrix and offset"),
+        (lambda: Dense(np.zeros((4, 4, 3)), Grid((4, 4))), r"shape \(4, 4, 2\)"),
+        (lambda: Dense(np.full((4, 4, 2), np.nan), Grid((4, 4))), "finite"),
+        (lambda: Affine.identity(3).pull(np.zeros((4, 2))), r"shape \[n, 3\]"),
+        (lambda: Affine.identity(3).displacement(), "no grid of its own"),
+        (lambda: Composed([]), "at least one"),
+        (lambda: Affine.identity(2, Grid((4, 4))).save("warp.doc"), "suffix must be one of"),
+    ],
+)
+def test_bad_input(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_unreadable_transforms(tmp_path):
+    (tmp_path / "cut.tfm").write_text("#Insight Transform File V1.0\nTransform: Aff")
+    with pytest.raises(ValueError, match="cut.tfm"):
+        Transform.load(tmp_path / "cut.tfm")
+    with pytest.raises(FileNotFoundError):
+        Transform.load(tmp_path / "absent.h5")
+    assert zoo.Transform is Transform

@@ -1,0 +1,392 @@
+"""Transforms: what a registration returns, a map of world coordinates with its inverse.
+
+Every transform pulls points of the fixed space to the moving space, as images are resampled, and
+moves points of the moving space to the fixed space, as landmarks and meshes travel. Coordinates
+are LPS millimetres (world units of the clouds for points); `a @ b` is the map `x -> a(b(x))`, so
+`affine @ dense` refines an affine pre-alignment by a deformation on the fixed grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from zoo.data.image import Image
+from zoo.geometry import Grid
+
+TRANSFORM_SUFFIXES = (".tfm", ".h5")
+FEW = 100_000  # below, scipy interpolates; above, a compiled kernel is worth its compilation
+
+
+class Transform:
+    """A map from fixed to moving space, with `fixed_grid`, the fixed image's grid, where known."""
+
+    fixed_grid: Grid | None = None
+
+    def pull(self, points) -> np.ndarray:
+        """Carries points `[n, rank]` of the fixed space to the moving space."""
+        raise NotImplementedError
+
+    def move(self, points) -> np.ndarray:
+        """Carries points `[n, rank]` of the moving space (landmarks, meshes) to the fixed space."""
+        raise NotImplementedError
+
+    def inverse(self) -> Transform:
+        """The transform that pulls where this one moves."""
+        return Inverse(self)
+
+    def __matmul__(self, other: Transform) -> Transform:
+        return Composed((self, other))
+
+    def inverse_error(self, points) -> np.ndarray:
+        """How far `move` is from exact: `|pull(move(points)) - points|` `[n]`, in world units.
+
+        Args:
+            points: `[n, rank]` in the moving space.
+        """
+        return np.linalg.norm(self.pull(self.move(points)) - points, axis=-1)
+
+    def displacement(self, grid: Grid | None = None) -> np.ndarray:
+        """The dense displacement on a grid, in voxels of that grid.
+
+        Args:
+            grid: a grid in the fixed space; default `fixed_grid`.
+
+        Returns:
+            float32 `[*spatial, rank]`: voxel x of the grid is pulled to index `x + u(x)`.
+
+        Raises:
+            ValueError: without a grid.
+        """
+        grid = self._grid(grid)
+        world = grid.coordinates()
+        moved = self.pull(world.reshape(-1, grid.rank)).reshape(world.shape)
+        return grid.vectors_to_index(moved - world).astype(np.float32)
+
+    def jacobian_determinant(self, grid: Grid | None = None) -> np.ndarray:
+        """Local change of volume of `pull` on a grid, not positive where the map folds.
+
+        Args:
+            grid: a grid in the fixed space; default `fixed_grid`.
+
+        Returns:
+            float32 `[*spatial]`.
+        """
+        from keras import ops
+
+        from zoo.ops.derivatives import jacobian_determinant
+
+        field = self.displacement(grid)[None]
+        return ops.convert_to_numpy(jacobian_determinant(field))[0]
+
+    def warp(
+        self, image: Image, grid: Grid | None = None, order: str = "linear", outside: float = 0.0
+    ) -> Image:
+        """Resamples a moving image on a fixed grid.
+
+        Args:
+            image: in the moving space, on any grid.
+            grid: the result's; default `fixed_grid`.
+            order: "linear" or "nearest" (for labels).
+            outside: value where the moving image does not reach.
+
+        Raises:
+            ValueError: without a grid, or for an image of another rank.
+        """
+        grid = self._grid(grid)
+        if image.rank != grid.rank:
+            raise ValueError(
+                f"image has rank {image.rank}, the fixed grid rank {grid.rank}; they must agree."
+            )
+        world = self.pull(grid.coordinates().reshape(-1, grid.rank))
+        indices = image.grid.to_index(world)
+        values = _interpolate(image.array, indices, order)
+        beyond = (indices < -0.5) | (indices > np.asarray(image.shape) - 0.5)
+        values[beyond.any(axis=1)] = outside
+        return Image(values.reshape(*grid.shape, -1), grid, name=image.name)
+
+    def save(self, path: str | Path, grid: Grid | None = None) -> None:
+        """Writes the transform; the file appears complete or not at all.
+
+        A field (.nii.gz, .nii, .mha, .mhd, .nrrd) holds the displacement on the fixed grid as ITK,
+        ANTs and 3D Slicer read it; the parts of a composed transform are merged. An ITK transform
+        (.tfm, .h5) keeps affine parts apart.
+
+        Args:
+            path: where.
+            grid: of the field; default `fixed_grid`.
+
+        Raises:
+            ValueError: for another suffix, or without a grid where one is needed.
+        """
+        from zoo.io.images import VOLUME_SUFFIXES, image_suffix, write_field
+
+        if image_suffix(path) in VOLUME_SUFFIXES:
+            write_field(path, self.displacement(grid), self._grid(grid))
+            return
+        if Path(path).suffix.lower() not in TRANSFORM_SUFFIXES:
+            known = ", ".join(VOLUME_SUFFIXES + TRANSFORM_SUFFIXES)
+            raise ValueError(
+                f"path: cannot write {Path(path).name!r}; the suffix must be one of {known}."
+            )
+        from zoo.io.transforms import write_transform
+
+        write_transform(path, [part._itk(grid) for part in self._parts()])
+
+    @staticmethod
+    def load(path: str | Path) -> Transform:
+        """Reads what `save` writes, and affine and field transforms of ITK and ANTs.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: for a file that is no transform.
+        """
+        from zoo.io.images import VOLUME_SUFFIXES, image_suffix, read_field
+        from zoo.io.transforms import read_transform
+
+        if image_suffix(path) in VOLUME_SUFFIXES:
+            return Dense(*read_field(path))
+        parts = [
+            Affine(*values) if kind == "affine" else Dense(*values)
+            for kind, values in read_transform(path)
+        ]
+        return parts[0] if len(parts) == 1 else Composed(parts)
+
+    def _grid(self, grid: Grid | None) -> Grid:
+        grid = grid or self.fixed_grid
+        if grid is None:
+            raise ValueError("grid: this transform has no grid of its own; give one.")
+        return grid
+
+    def _parts(self) -> Sequence[Transform]:
+        return (self,)
+
+    def _itk(self, grid: Grid | None):
+        return "field", (self.displacement(grid), self._grid(grid))
+
+
+class Affine(Transform):
+    """`pull(x) = matrix x + offset`, in world units; its inverse is exact.
+
+    Args:
+        matrix: `[rank, rank]`.
+        offset: `[rank]`.
+        fixed_grid: the fixed image's grid, if there is one.
+
+    Raises:
+        ValueError: for shapes that do not fit, or a singular matrix.
+    """
+
+    def __init__(self, matrix, offset, fixed_grid: Grid | None = None):
+        self.matrix = np.array(matrix, dtype=np.float64)
+        self.offset = np.array(offset, dtype=np.float64)
+        rank = len(self.offset)
+        if self.matrix.shape != (rank, rank) or rank not in (2, 3):
+            raise ValueError(
+                f"matrix and offset must be [rank, rank] and [rank], rank 2 or 3, not "
+                f"{self.matrix.shape} and {self.offset.shape}."
+            )
+        if abs(np.linalg.det(self.matrix)) < 1e-12:
+            raise ValueError("matrix is singular: the transform would have no inverse.")
+        self.fixed_grid = fixed_grid
+
+    @classmethod
+    def identity(cls, rank: int, fixed_grid: Grid | None = None) -> Affine:
+        """The map that leaves every point where it is."""
+        return cls(np.eye(rank), np.zeros(rank), fixed_grid)
+
+    def pull(self, points):
+        return _points(points, len(self.offset)) @ self.matrix.T + self.offset
+
+    def move(self, points):
+        return np.linalg.solve(self.matrix, (_points(points, len(self.offset)) - self.offset).T).T
+
+    def inverse(self) -> Affine:
+        matrix = np.linalg.inv(self.matrix)
+        return Affine(matrix, -matrix @ self.offset)
+
+    def __matmul__(self, other):
+        if isinstance(other, Affine):
+            offset = self.matrix @ other.offset + self.offset
+            return Affine(self.matrix @ other.matrix, offset, other.fixed_grid or self.fixed_grid)
+        return super().__matmul__(other)
+
+    def _itk(self, grid):
+        return "affine", (self.matrix, self.offset)
+
+    def __repr__(self):
+        return f"Affine(matrix={self.matrix.round(4).tolist()}, offset={self.offset.round(3)})"
+
+
+class Dense(Transform):
+    """A displacement at every voxel of a grid, linear in between and constant beyond its border.
+
+    Args:
+        displacement: `[*spatial, rank]` in voxels of the grid.
+        grid: its grid, in the fixed space.
+
+    Raises:
+        ValueError: for a displacement that does not fit the grid or is not finite.
+    """
+
+    def __init__(self, displacement, grid: Grid):
+        self.field = np.asarray(displacement, dtype=np.float32)
+        if self.field.shape != (*grid.shape, grid.rank):
+            raise ValueError(
+                f"displacement must have the shape {(*grid.shape, grid.rank)} of the grid, not "
+                f"{self.field.shape}."
+            )
+        if not np.isfinite(self.field).all():
+            raise ValueError("displacement must be finite; it holds NaN or infinite values.")
+        self.fixed_grid = grid
+
+    def pull(self, points):
+        points = _points(points, self.fixed_grid.rank)
+        shift = _interpolate(self.field, self.fixed_grid.to_index(points), "linear")
+        return points + self.fixed_grid.vectors_to_world(shift.astype(np.float64))
+
+    def move(self, points, iterations: int = 50):
+        """The inverse by iteration, in double precision; `inverse_error` tells what is left.
+
+        Where the map folds there is no unique inverse and the iteration may not settle.
+        """
+        points = _points(points, self.fixed_grid.rank)
+        tolerance = 1e-5 * self.fixed_grid.spacing.min()
+        guess = 2 * points - self.pull(points)
+        step = 1.0
+        error = points - self.pull(guess)
+        for _ in range(iterations):
+            size = np.linalg.norm(error, axis=1, keepdims=True)
+            if size.max(initial=0.0) < tolerance:
+                break
+            trial = guess + step * error
+            trial_error = points - self.pull(trial)
+            # A point whose residual grew stays where it was and tries a shorter step.
+            better = np.linalg.norm(trial_error, axis=1, keepdims=True) < size
+            step = np.where(better, np.minimum(1.0, 1.2 * step), 0.5 * step)
+            guess = np.where(better, trial, guess)
+            error = np.where(better, trial_error, error)
+        return guess
+
+    def displacement(self, grid: Grid | None = None):
+        if grid is None or grid == self.fixed_grid:
+            return self.field
+        return super().displacement(grid)
+
+
+class Velocity(Transform):
+    """The flow of a stationary velocity field for unit time: invertible by construction.
+
+    Args:
+        velocity: `[*spatial, rank]` in voxels of the grid.
+        grid: its grid, in the fixed space.
+        steps: of scaling and squaring.
+    """
+
+    def __init__(self, velocity, grid: Grid, steps: int = 7):
+        self.velocity = np.asarray(velocity, dtype=np.float32)
+        self.fixed_grid, self.steps = grid, steps
+
+    @cached_property
+    def _forward(self) -> Dense:
+        return Dense(self._integrated(self.velocity), self.fixed_grid)
+
+    @cached_property
+    def _backward(self) -> Dense:
+        return Dense(self._integrated(-self.velocity), self.fixed_grid)
+
+    def _integrated(self, velocity):
+        from keras import ops
+
+        from zoo.layers.integration import ScalingAndSquaring
+
+        return ops.convert_to_numpy(ScalingAndSquaring(steps=self.steps)(velocity[None]))[0]
+
+    def pull(self, points):
+        return self._forward.pull(points)
+
+    def move(self, points):
+        return self._backward.pull(points)
+
+    def inverse(self) -> Velocity:
+        return Velocity(-self.velocity, self.fixed_grid, self.steps)
+
+    def displacement(self, grid: Grid | None = None):
+        return self._forward.displacement(grid)
+
+
+class Composed(Transform):
+    """Transforms one after the other: `pull(x) = parts[0].pull(parts[1].pull(...))`."""
+
+    def __init__(self, parts: Sequence[Transform]):
+        flat = [each for part in parts for each in part._parts()]
+        if not flat:
+            raise ValueError("parts must hold at least one transform.")
+        self.parts = tuple(flat)
+
+    @property
+    def fixed_grid(self) -> Grid | None:
+        """The grid of the part next to the fixed image that has one."""
+        return next((p.fixed_grid for p in reversed(self.parts) if p.fixed_grid), None)
+
+    def pull(self, points):
+        for part in reversed(self.parts):
+            points = part.pull(points)
+        return points
+
+    def move(self, points):
+        for part in self.parts:
+            points = part.move(points)
+        return points
+
+    def inverse(self) -> Composed:
+        return Composed([part.inverse() for part in reversed(self.parts)])
+
+    def _parts(self):
+        return self.parts
+
+    def __repr__(self):
+        return f"Composed({', '.join(map(repr, self.parts))})"
+
+
+class Inverse(Transform):
+    """Another transform the other way round; `inverse_error` tells how far it is from exact."""
+
+    def __init__(self, of: Transform):
+        self.of = of
+
+    def pull(self, points):
+        return self.of.move(points)
+
+    def move(self, points):
+        return self.of.pull(points)
+
+    def inverse(self) -> Transform:
+        return self.of
+
+
+def _points(points, rank: int) -> np.ndarray:
+    points = np.asarray(points, dtype=np.float64)
+    if points.ndim != 2 or points.shape[1] != rank:
+        raise ValueError(f"points must have the shape [n, {rank}], not {points.shape}.")
+    return points
+
+
+def _interpolate(array: np.ndarray, indices: np.ndarray, order: str) -> np.ndarray:
+    """Values `[n, channels]` of an array `[*spatial, channels]` at indices `[n, rank]`."""
+    if len(indices) < FEW:
+        from scipy.ndimage import map_coordinates
+
+        degree = {"linear": 1, "nearest": 0}[order]
+        channels = np.moveaxis(array, -1, 0)
+        values = [map_coordinates(c, indices.T, order=degree, mode="nearest") for c in channels]
+        return np.stack(values, axis=-1)
+    from keras import ops
+
+    from zoo.ops.sampling import sample
+
+    values = sample(array[None], indices[None].astype(np.float32), order=order)
+    return np.array(ops.convert_to_numpy(values)[0])
