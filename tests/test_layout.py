@@ -27,8 +27,9 @@ ALLOWED = {
     "zoo.metrics": {"zoo.ops"},
     "zoo.io": {"zoo.geometry"},
     "zoo.data": {"zoo.geometry", "zoo.io"},
-    "zoo.transform": {"zoo.geometry", "zoo.io", "zoo.ops", "zoo.data"},
-    "zoo.model": {"zoo.ops", "zoo.transform", "registry", "pretrained"},
+    "zoo.transform": {"zoo.geometry", "zoo.io", "zoo.ops", "zoo.data", "zoo.layers"},
+    "zoo.model": {"zoo.ops", "zoo.catalogue", "registry", "pretrained"},
+    "zoo.registration": {"zoo.data", "zoo.metrics", "zoo.model", "zoo.transform"},
     "zoo.models": {
         "zoo.ops",
         "zoo.layers",
@@ -36,12 +37,13 @@ ALLOWED = {
         "zoo.metrics",
         "zoo.data",
         "zoo.model",
+        "zoo.registration",
         "zoo.geometry",
         "zoo.transform",
     },
     "zoo.catalogue": {"registry"},
     "zoo.api": {"registry", "pretrained", "zoo.catalogue"},
-    "zoo.view": {"zoo.geometry", "zoo.transform", "zoo.data"},
+    "zoo.view": {"zoo.geometry", "zoo.io", "zoo.transform", "zoo.data"},
 }
 ON_TOP = {"zoo", "zoo.cli", "zoo.demo", "zoo.testing", "zoo.recipes", "zoo.__main__"}
 PACKAGES = ("registry", "pretrained", "zoo")

@@ -4,6 +4,16 @@ from registry import Entry, register
 
 ENTRIES = (
     Entry(
+        name="affine",
+        target="zoo.models.affine:AffineRegistration",
+        task="registration",
+        data=("image", "points"),
+        dims=(2, 3),
+        traits=("per-instance", "linear", "invertible"),
+        summary="Rigid, similarity or affine alignment of images and clouds.",
+        paper="Adam on an image pyramid; iterated closest points, Besl and McKay, PAMI 1992",
+    ),
+    Entry(
         name="igr",
         target="zoo.models.igr:IGR",
         task="surface",

@@ -192,6 +192,7 @@ class Model(keras.Model):
         """
         import pretrained
         import registry
+        import zoo.catalogue  # noqa: F401  (declares the built-in entries)
 
         unknown = set(facts) - MANIFEST_FACTS
         if unknown:
@@ -207,9 +208,10 @@ class Model(keras.Model):
             )
         folder = Path(folder).expanduser()
         inputs, outputs = self.signature()
-        golden_input = self.golden_inputs()
-        golden = {f"input.{name}": golden_input for name in inputs}
-        golden |= {f"output.{name}": self.predict(golden_input, verbose=0) for name in outputs}
+        given = self.golden_inputs()
+        computed = self.predict(given, verbose=0)
+        golden = {f"input.{name}": array for name, array in by_name(given, inputs).items()}
+        golden |= {f"output.{name}": array for name, array in by_name(computed, outputs).items()}
         manifest = {
             "format": pretrained.FORMAT,
             "model": entry.name,
@@ -241,6 +243,11 @@ class Model(keras.Model):
             self.save_weights(path)
         finally:
             self.optimizer = optimizer
+
+
+def by_name(values, declared: dict) -> dict:
+    """Inputs or outputs as a dict; a single array goes by the one declared name."""
+    return values if isinstance(values, dict) else {next(iter(declared)): values}
 
 
 class _TellEpoch(keras.callbacks.Callback):

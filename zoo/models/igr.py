@@ -91,7 +91,8 @@ class IGR(Model):
         box: float = 1.8,
         **kwargs,
     ):
-        super().__init__(autocast=False, **kwargs)
+        # Coordinates need float32 under any precision policy.
+        super().__init__(autocast=False, **{**kwargs, "dtype": "float32"})
         if dims not in (2, 3):
             raise ValueError(f"dims must be 2 or 3, not {dims}.")
         self.network = CoordinateMLP(

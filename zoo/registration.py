@@ -1,0 +1,110 @@
+"""What every registration method shares: transforms out, measures on pairs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from zoo.data.image import Image
+from zoo.data.pair import Pair
+from zoo.metrics import registration as metrics
+from zoo.metrics.surface import cloud_distances
+from zoo.model import Model
+from zoo.transform import Affine, Transform
+
+
+class Registration(Model):
+    """A model that maps a fixed to a moving image, or moves a cloud onto another.
+
+    A method provides `transform(pair)`; `predict(pair)` and `evaluate(pair)` follow from it.
+    """
+
+    def transform(self, pair: Pair) -> Transform:
+        """The transform that this model finds (or has been fitted to find) for a pair."""
+        raise NotImplementedError(f"{type(self).__name__} does not define transform.")
+
+    def predict(self, x, **kwargs):
+        """Registers a pair, or predicts batches as `keras.Model.predict` does.
+
+        Args:
+            x: a `zoo.Pair`, or arrays.
+            **kwargs: of `keras.Model.predict`, for arrays.
+
+        Returns:
+            For a pair of images a dict of `moved` `[*spatial, channels]` and `displacement`
+            `[*spatial, rank]` in voxels of the fixed grid; for clouds a dict of `moved` `[n, rank]`
+            in world units.
+        """
+        if not isinstance(x, Pair):
+            return super().predict(x, **kwargs)
+        transform = self.transform(x)
+        if not x.is_images:
+            return {"moved": transform.move(x.moving.points)}
+        moved = transform.warp(x.moving, x.fixed.grid)
+        return {"moved": moved.array, "displacement": transform.displacement(x.fixed.grid)}
+
+    def evaluate(self, x=None, *args, **kwargs):
+        """Measures the registration of a pair, see `measure`; other data as Keras does."""
+        if not isinstance(x, Pair):
+            return super().evaluate(x, *args, **kwargs)
+        return measure(self.transform(x), x)
+
+
+def measure(transform: Transform, pair: Pair) -> dict[str, float]:
+    """How good a transform is, by all that the pair brings; `initial_...` is before registration.
+
+    Args:
+        transform: from fixed to moving space.
+        pair: images or clouds.
+
+    Returns:
+        With landmarks `tre_mm`, `median_tre_mm` (fixed landmarks pulled, against the moving ones),
+        and in the plane `median_rtre`, the median as a share of the fixed image's diagonal; with
+        labels `dice` (mean over labels) and `hd95_mm`; for images `folds_percent`,
+        `sd_log_jacobian` (of positive determinants) and `ncc`; for clouds `chamfer`.
+    """
+    results = {}
+    if pair.fixed_landmarks is not None:
+        pulled = transform.pull(pair.fixed_landmarks)
+        for prefix, points in (("initial_", pair.fixed_landmarks), ("", pulled)):
+            error = metrics.target_registration_error(pair.moving_landmarks, points)
+            results[f"{prefix}tre_mm"] = error["mean_mm"]
+            results[f"{prefix}median_tre_mm"] = error["median_mm"]
+            if pair.is_images and pair.rank == 2:
+                diagonal = float(np.linalg.norm(pair.moving.grid.extent))
+                results[f"{prefix}median_rtre"] = error["median_mm"] / diagonal
+    if not pair.is_images:
+        moved = transform.move(pair.moving.points)
+        for prefix, points in (("initial_", pair.moving.points), ("", moved)):
+            distances = cloud_distances(points, pair.fixed.points)
+            results[f"{prefix}chamfer"] = distances["chamfer"]
+        return results
+    grid = pair.fixed.grid
+    unmoved = Affine.identity(pair.rank, grid)
+    for prefix, each in (("initial_", unmoved), ("", transform)):
+        if pair.fixed_labels is not None and pair.moving_labels is not None:
+            moved = warped_labels(each, pair)
+            results[f"{prefix}dice"] = metrics.dice_scores(pair.fixed_labels, moved)["mean"]
+            results[f"{prefix}hd95_mm"] = metrics.hausdorff95(
+                pair.fixed_labels, moved, grid.spacing
+            )["mean"]
+        moved = each.warp(pair.moving, grid).grey().array
+        results[f"{prefix}ncc"] = _ncc(pair.fixed.grey().array, moved, pair.fixed_mask)
+    determinant = transform.jacobian_determinant(grid)
+    results["folds_percent"] = metrics.fold_percentage(determinant, pair.fixed_mask)
+    results["sd_log_jacobian"] = metrics.sd_log_jacobian(
+        determinant, pair.fixed_mask, definition="positive"
+    )
+    return results
+
+
+def warped_labels(transform: Transform, pair: Pair) -> np.ndarray:
+    """The moving labels on the fixed grid, int32 `[*spatial]`, nearest neighbour."""
+    labels = Image(pair.moving_labels[..., None].astype(np.float32), pair.moving.grid)
+    moved = transform.warp(labels, pair.fixed.grid, order="nearest")
+    return np.rint(moved.array[..., 0]).astype(np.int32)
+
+
+def _ncc(fixed: np.ndarray, moved: np.ndarray, mask) -> float:
+    inside = np.ones(fixed.shape[:-1], bool) if mask is None else np.asarray(mask) > 0
+    pair = np.stack([fixed[inside].reshape(-1), moved[inside].reshape(-1)]).astype(np.float64)
+    return float(np.corrcoef(pair)[0, 1]) if pair.std(axis=1).all() else 0.0
