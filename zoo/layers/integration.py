@@ -1,0 +1,98 @@
+"""Displacements from stationary velocities, and the composition of displacements."""
+
+from __future__ import annotations
+
+import keras
+
+from zoo.ops.sampling import compose
+
+
+def check_displacement(shape, name: str) -> None:
+    """Raises ValueError unless the shape is `[batch, *spatial, rank]` of rank 2 or 3."""
+    rank = len(shape) - 2
+    if rank not in (2, 3) or shape[-1] != rank:
+        raise ValueError(
+            f"{name} must be [batch, *spatial, rank] with 2 or 3 spatial axes and one component "
+            f"for each, not {tuple(shape)}."
+        )
+
+
+@keras.saving.register_keras_serializable(package="zoo")
+class ScalingAndSquaring(keras.layers.Layer):
+    """Integrates a stationary velocity over unit time: `exp(v)`, a displacement.
+
+    The velocity is divided by `2 ** steps` and the small displacement composed with itself `steps`
+    times (Arsigny et al., MICCAI 2006). Beyond the border the velocity continues with its value
+    there. The error falls with `2 ** -steps` until the interpolation's own, about the second
+    derivative of the displacement, remains. A backward pass keeps one field per step and
+    recomputes the rest.
+
+    Maps a velocity `[batch, *spatial, rank]`, in voxels per unit of time, to a float32
+    displacement of the same shape, in voxels. `call(velocity, inverse=True)` integrates `-v`, the
+    displacement of the inverse map.
+
+    Args:
+        steps: number of squarings.
+
+    Raises:
+        ValueError: for a negative number of steps or a velocity of another shape.
+    """
+
+    def __init__(self, steps: int = 7, **kwargs):
+        kwargs["dtype"] = "float32"
+        super().__init__(**kwargs)
+        if steps < 0:
+            raise ValueError(f"steps must not be negative, but is {steps}.")
+        self.steps = steps
+
+    def build(self, input_shape):
+        check_displacement(input_shape, "velocity")
+        self.built = True
+
+    def call(self, velocity, inverse: bool = False):
+        displacement = velocity * ((-1.0 if inverse else 1.0) / 2**self.steps)
+        for _ in range(self.steps):
+            displacement = compose(displacement, displacement)
+        return displacement
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return super().get_config() | {"steps": self.steps}
+
+
+@keras.saving.register_keras_serializable(package="zoo")
+class Compose(keras.layers.Layer):
+    """Displacement of two maps after each other, `second(x) + first(x + second(x))`.
+
+    Called with `(first, second)`, two displacements `[batch, *spatial, rank]` in voxels; the order
+    is that of `zoo.ops.sampling.compose`: an image pulled back along `first`, and the result along
+    `second`, is pulled back along what this returns. float32.
+
+    Raises:
+        ValueError: when called with shapes that do not fit.
+    """
+
+    def __init__(self, **kwargs):
+        kwargs["dtype"] = "float32"
+        super().__init__(**kwargs)
+
+    def build(self, input_shape):
+        if len(input_shape) != 2:
+            raise ValueError(f"{self.name} must be called with (first, second), two displacements.")
+        for shape, name in zip(input_shape, ("first", "second"), strict=True):
+            check_displacement(shape, name)
+        if len(input_shape[0]) != len(input_shape[1]):
+            raise ValueError(
+                "first and second must have the same rank, but their shapes are "
+                f"{tuple(input_shape[0])} and {tuple(input_shape[1])}."
+            )
+        self.built = True
+
+    def call(self, inputs):
+        first, second = inputs
+        return compose(first, second)
+
+    def compute_output_shape(self, input_shape):
+        return tuple(input_shape[1])
