@@ -18,6 +18,7 @@ def surface_preset(
     scan=None,
     seed: int = 0,
     open_scan: bool = False,
+    preview_turn: float = 0.0,
     **facts,
 ):
     """Trains IGR on 75 % of the points of a scan, measures it on the rest, writes the preset.
@@ -33,10 +34,13 @@ def surface_preset(
         scan: a `zoo.Scan` where the recipe generates one.
         seed: of weights and samples.
         open_scan: the scan has holes; the trimmed mesh is measured too.
+        preview_turn: degrees about the y axis, for a scan that looks away from the viewer.
         **facts: further keys of the manifest: `data` (its name), `licence`, `summary`, `notes`,
             `default`.
     """
     import keras
+    import numpy as np
+    import trimesh
 
     import zoo
     from zoo.view.figures import surface_figure
@@ -74,7 +78,10 @@ def surface_preset(
         metrics += _rows(floor, data, "sampling floor: the true mesh in place of ours")
     preview = arguments.out.parent / f".{arguments.out.name}-preview.png"
     preview.parent.mkdir(parents=True, exist_ok=True)
-    surface_figure({arguments.out.name: model.mesh(160)}, preview)
+    mesh = model.mesh(160)
+    angle = np.deg2rad(preview_turn)
+    mesh.apply_transform(trimesh.transformations.rotation_matrix(angle, [0, 1, 0]))
+    surface_figure({arguments.out.name: mesh}, preview)
     try:
         model.save_preset(
             arguments.out,

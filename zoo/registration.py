@@ -87,8 +87,7 @@ def measure(transform: Transform, pair: Pair) -> dict[str, float]:
             results[f"{prefix}hd95_mm"] = metrics.hausdorff95(
                 pair.fixed_labels, moved, grid.spacing
             )["mean"]
-        moved = each.warp(pair.moving, grid).grey().array
-        results[f"{prefix}ncc"] = _ncc(pair.fixed.grey().array, moved, pair.fixed_mask)
+        results[f"{prefix}ncc"] = _ncc(each, pair)
     determinant = transform.jacobian_determinant(grid)
     results["folds_percent"] = metrics.fold_percentage(determinant, pair.fixed_mask)
     results["sd_log_jacobian"] = metrics.sd_log_jacobian(
@@ -104,7 +103,13 @@ def warped_labels(transform: Transform, pair: Pair) -> np.ndarray:
     return np.rint(moved.array[..., 0]).astype(np.int32)
 
 
-def _ncc(fixed: np.ndarray, moved: np.ndarray, mask) -> float:
-    inside = np.ones(fixed.shape[:-1], bool) if mask is None else np.asarray(mask) > 0
-    pair = np.stack([fixed[inside].reshape(-1), moved[inside].reshape(-1)]).astype(np.float64)
-    return float(np.corrcoef(pair)[0, 1]) if pair.std(axis=1).all() else 0.0
+def _ncc(transform: Transform, pair: Pair) -> float:
+    """Correlation of grey values where the moving image reaches, within the fixed mask."""
+    grid = pair.fixed.grid
+    everywhere = Image(np.ones((*pair.moving.shape, 1), np.float32), pair.moving.grid)
+    inside = transform.warp(everywhere, grid, order="nearest").array > 0
+    if pair.fixed_mask is not None:
+        inside &= np.asarray(pair.fixed_mask)[..., None] > 0
+    moved = transform.warp(pair.moving.grey(), grid).array
+    values = np.stack([pair.fixed.grey().array[inside], moved[inside]]).astype(np.float64)
+    return float(np.corrcoef(values)[0, 1]) if values.size and values.std(axis=1).all() else 0.0

@@ -128,6 +128,28 @@ class Scan:
         return self.subset(np.sort(order[count:])), self.subset(np.sort(order[:count]))
 
 
+def read_mesh(path: str | Path):
+    """Reads a mesh or cloud as trimesh has it, vertices in the order of the file, all of them.
+
+    Args:
+        path: .ply, .obj, .stl or .off.
+
+    Returns:
+        A `trimesh.Trimesh` or `trimesh.PointCloud`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for a file that is not what its suffix says.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"path: no file {str(path)!r}.")
+    try:
+        return _load_mesh(path)
+    except Exception as error:
+        raise ValueError(f"path: {path.name!r} is not a readable mesh: {error}") from error
+
+
 def write_mesh(mesh, path: str | Path) -> None:
     """Writes a `trimesh.Trimesh`; the file appears complete or not at all.
 
@@ -176,7 +198,7 @@ def _finite(values, argument: str) -> np.ndarray:
     return array
 
 
-def _read_mesh(path: Path) -> dict:
+def _load_mesh(path: Path):
     import trimesh
 
     options = {"process": False}
@@ -185,6 +207,13 @@ def _read_mesh(path: Path) -> dict:
     loaded = trimesh.load(path, **options)
     if isinstance(loaded, trimesh.Scene):
         loaded = loaded.to_geometry()
+    return loaded
+
+
+def _read_mesh(path: Path) -> dict:
+    import trimesh
+
+    loaded = _load_mesh(path)
     if path.suffix.lower() == ".stl":
         loaded.merge_vertices(merge_norm=True, merge_tex=True)
     if isinstance(loaded, trimesh.Trimesh) and len(loaded.faces):

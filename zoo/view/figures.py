@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -14,8 +13,11 @@ from matplotlib.colors import LightSource
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from zoo.io import written_whole
+
 RENDER_SECONDS = 120
-BLUE = (0.36, 0.55, 0.74)
+COLOURS = ((0.36, 0.55, 0.74), (0.88, 0.60, 0.35), (0.47, 0.66, 0.47))
+Panel = tuple[str, list[tuple[np.ndarray, np.ndarray | None]]]
 
 
 def surface_figure(
@@ -36,14 +38,41 @@ def surface_figure(
         ValueError: for an unknown renderer, or nothing to draw.
         RuntimeError: if polyscope was demanded and cannot render here.
     """
+    panels: list[Panel] = [] if points is None else [("scan", [(_unit(points), None)])]
+    panels += [(title, [(_unit(mesh.vertices), mesh.faces)]) for title, mesh in meshes.items()]
+    if not panels:
+        raise ValueError("meshes is empty and there are no points: nothing to draw.")
+    return _draw(panels, Path(path), renderer)
+
+
+def cloud_figure(pair, path: str | Path, transform=None, renderer: str = "auto") -> str:
+    """Draws a pair of clouds, fixed in blue and moving in orange, before and after registration.
+
+    Args:
+        pair: a `zoo.Pair` of clouds in space.
+        path: the PNG to write; it appears complete or not at all.
+        transform: a `zoo.Transform`; without it only the panel before registration is drawn.
+        renderer: as for `surface_figure`.
+
+    Returns:
+        The renderer that drew the picture.
+    """
+    fixed, moving = pair.fixed.points, pair.moving.points
+    clouds = {"before": moving}
+    if transform is not None:
+        clouds["after"] = transform.move(moving)
+    panels = [
+        (title, [(_unit(fixed, fixed), None), (_unit(points, fixed), None)])
+        for title, points in clouds.items()
+    ]
+    return _draw(panels, Path(path), renderer)
+
+
+def _draw(panels: list[Panel], path: Path, renderer: str) -> str:
     if renderer not in ("auto", "polyscope", "matplotlib"):
         raise ValueError(
             f"renderer must be 'auto', 'polyscope' or 'matplotlib', not {renderer!r}."
         )
-    panels = [] if points is None else [("scan", _unit(points), None)]
-    panels += [(title, _unit(mesh.vertices), mesh.faces) for title, mesh in meshes.items()]
-    if not panels:
-        raise ValueError("meshes is empty and there are no points: nothing to draw.")
     figure = Figure(figsize=(4.2 * len(panels), 4.5), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     drawn_by = "matplotlib"
@@ -58,28 +87,28 @@ def surface_figure(
             )
     if drawn_by == "matplotlib":
         _draw_matplotlib(figure, panels)
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.png")
-    try:
+    with written_whole(path) as partial:
         figure.savefig(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     return drawn_by
 
 
-def _unit(points) -> np.ndarray:
+def _unit(points, frame=None) -> np.ndarray:
     """Centred, longest side 2, so that scans in metres and in millimetres look alike."""
     points = np.asarray(points, dtype=np.float64)
-    low, high = points.min(axis=0), points.max(axis=0)
+    frame = points if frame is None else frame
+    low, high = frame.min(axis=0), frame.max(axis=0)
     return (points - (low + high) / 2) * (2 / (high - low).max())
 
 
-def _draw_polyscope(figure: Figure, panels: list) -> str | None:
+def _draw_polyscope(figure: Figure, panels: list[Panel]) -> str | None:
     """Draws into the figure; returns why that was not possible, or None."""
-    arrays = {f"points{index}": panel[1] for index, panel in enumerate(panels)}
-    arrays |= {f"faces{i}": panel[2] for i, panel in enumerate(panels) if panel[2] is not None}
+    arrays = {}
+    for index, (_, items) in enumerate(panels):
+        for number, (points, faces) in enumerate(items):
+            arrays[f"points{index}_{number}"] = points
+            if faces is not None:
+                arrays[f"faces{index}_{number}"] = faces
     with tempfile.TemporaryDirectory() as folder:
         scene = Path(folder) / "scene.npz"
         np.savez(scene, **arrays)
@@ -100,23 +129,25 @@ def _draw_polyscope(figure: Figure, panels: list) -> str | None:
     return None
 
 
-def _draw_matplotlib(figure: Figure, panels: list):
+def _draw_matplotlib(figure: Figure, panels: list[Panel]):
     light = LightSource(azdeg=315, altdeg=55)
-    for index, (title, points, faces) in enumerate(panels):
+    for index, (title, items) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), index + 1, projection="3d", title=title)
-        # matplotlib's vertical axis is z; scans stand along y.
-        shown = points[:, [2, 0, 1]]
-        if faces is None:
-            axes.scatter(*shown.T, s=0.5, color=BLUE)
-        else:
-            axes.plot_trisurf(
-                *shown.T,
-                triangles=faces,
-                color=BLUE,
-                lightsource=light,
-                linewidth=0,
-                antialiased=False,
-            )
+        for number, (points, faces) in enumerate(items):
+            colour = COLOURS[number % len(COLOURS)]
+            # matplotlib's vertical axis is z; scans stand along y.
+            shown = points[:, [2, 0, 1]]
+            if faces is None:
+                axes.scatter(*shown.T, s=0.5, color=colour)
+            else:
+                axes.plot_trisurf(
+                    *shown.T,
+                    triangles=faces,
+                    color=colour,
+                    lightsource=light,
+                    linewidth=0,
+                    antialiased=False,
+                )
         axes.set(xlim=(-1, 1), ylim=(-1, 1), zlim=(-1, 1))
         axes.set_box_aspect((1, 1, 1), zoom=1.4)
         axes.view_init(elev=13, azim=17)

@@ -23,17 +23,20 @@ def main(scene: Path):
     # A distant eye and a narrow field of view, so that panels compare.
     polyscope.set_vertical_fov_degrees(16)
     arrays = np.load(scene)
-    count = sum(name.startswith("points") for name in arrays)
-    for index in range(count):
-        points, colour = arrays[f"points{index}"], COLOURS[index % len(COLOURS)]
-        if f"faces{index}" in arrays:
-            polyscope.register_surface_mesh(
-                "mesh", points, arrays[f"faces{index}"], color=colour, smooth_shade=True
-            )
-        else:
-            polyscope.register_point_cloud("cloud", points, radius=0.002, color=colour)
+    # Arrays are named points<panel>_<item> and faces<panel>_<item>.
+    items = sorted(name.removeprefix("points") for name in arrays if name.startswith("points"))
+    for panel in sorted({item.partition("_")[0] for item in items}, key=int):
+        for item in (item for item in items if item.partition("_")[0] == panel):
+            points = arrays[f"points{item}"]
+            colour = COLOURS[int(item.partition("_")[2]) % len(COLOURS)]
+            if f"faces{item}" in arrays:
+                polyscope.register_surface_mesh(
+                    item, points, arrays[f"faces{item}"], color=colour, smooth_shade=True
+                )
+            else:
+                polyscope.register_point_cloud(item, points, radius=0.002, color=colour)
         polyscope.look_at((2.6, 2.0, 8.6), (0.0, 0.0, 0.0))
-        polyscope.screenshot(str(scene.with_name(f"panel{index}.png")), transparent_bg=False)
+        polyscope.screenshot(str(scene.with_name(f"panel{panel}.png")), transparent_bg=False)
         polyscope.remove_all_structures()
 
 

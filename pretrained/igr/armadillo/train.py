@@ -8,6 +8,7 @@ if __name__ == "__main__":
         config={"width": 256, "depth": 8, "points_per_step": 2048},
         steps=2500,
         learning_rate=2e-3,
+        preview_turn=180.0,
         data="Stanford armadillo, version of 49,990 vertices",
         summary="Signed distance to the Stanford armadillo, in the units of the scan.",
         licence={
