@@ -1,4 +1,4 @@
-"""Fixtures of all tests: a fixed seed, a private cache, no network, and the real data if present."""
+"""Fixtures of all tests: a private cache, a fixed seed, and the real data where it is present."""
 
 import os
 from pathlib import Path

@@ -165,7 +165,10 @@ def test_register_clouds_and_warp_a_mesh(capsys, tmp_path):
     run(capsys, "warp", words[1], out / "transform.h5", "--out", tmp_path / "warped.ply")
     np.testing.assert_allclose(zoo.Scan.read(tmp_path / "warped.ply").points, result.points)
     picture = tmp_path / "view.png"
-    assert run(capsys, "view", *words[:2], "--transform", out / "transform.h5", "--out", picture)[0] == 0
+    assert (
+        run(capsys, "view", *words[:2], "--transform", out / "transform.h5", "--out", picture)[0]
+        == 0
+    )
 
 
 def test_evaluate_a_list_of_pairs(capsys, images):

@@ -52,7 +52,7 @@ def test_a_torus_with_normals():
 def test_a_torus_without_normals():
     good = []
     for seed in range(5):
-        results = measured(fitted(seed, normals=False, steps=350))
+        results = measured(fitted(seed, normals=False))
         assert results["eikonal"] <= 0.08
         good.append(results["chamfer"] <= 0.0100 and results["sign"] >= 0.998)
     assert sum(good) >= 4

@@ -110,9 +110,7 @@ def test_listing_loads_nothing_heavy():
 
 def test_zoo_list_is_quick():
     start = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-m", "zoo", "list"], capture_output=True, check=True, cwd=ROOT
-    )
+    subprocess.run([sys.executable, "-m", "zoo", "list"], capture_output=True, check=True, cwd=ROOT)
     # Well under the several seconds that importing TensorFlow takes, with room for a busy machine.
     assert time.perf_counter() - start < 2.0
 

@@ -74,7 +74,8 @@ def test_figures_of_the_card_are_met_again(name, file, data):
         stated = [
             row["value"]
             for row in rows
-            if row["name"] == metric and ("trim" in row["protocol"]) == (trim is not None)
+            if row["name"] == metric
+            and ("trim" in row["protocol"]) == (trim is not None)
             and "floor" not in row["protocol"]
         ]
         assert results[metric] == pytest.approx(stated[0], rel=0.1)

@@ -15,8 +15,7 @@ TABLE = re.compile(r"(<!-- presets: .*? -->\n)(.*?)(<!-- end of presets -->)", r
 def table() -> str:
     """One line for each preset and protocol, with the sampling floor where it is known."""
     lines = [
-        "| Preset | Protocol | Chamfer (floor) | Hausdorff (floor) | Training | "
-        "Weights' licence |",
+        "| Preset | Protocol | Chamfer (floor) | Hausdorff (floor) | Training | Weights' licence |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for preset in presets():

@@ -14,9 +14,7 @@ MESH = trimesh.creation.icosphere(2)
 @pytest.mark.parametrize("suffix", [".ply", ".obj", ".off"])
 def test_meshes_keep_vertex_order_and_get_normals(tmp_path, suffix):
     order = np.random.default_rng(0).permutation(len(MESH.vertices))
-    shuffled = trimesh.Trimesh(
-        MESH.vertices[order], np.argsort(order)[MESH.faces], process=False
-    )
+    shuffled = trimesh.Trimesh(MESH.vertices[order], np.argsort(order)[MESH.faces], process=False)
     shuffled.export(tmp_path / f"mesh{suffix}")
     scan = zoo.Scan.read(tmp_path / f"mesh{suffix}")
     np.testing.assert_allclose(scan.points, MESH.vertices[order], atol=1e-6)
@@ -50,9 +48,7 @@ property float ny
 property float nz
 end_header
 """
-ROWS = np.array(
-    [[0, 0, 0, 0, 0, 2], [1, 0, 0, 0, 1, 0], [0, 1, 0, 1, 0, 0]], dtype="<f4"
-)
+ROWS = np.array([[0, 0, 0, 0, 0, 2], [1, 0, 0, 0, 1, 0], [0, 1, 0, 1, 0, 0]], dtype="<f4")
 
 
 @pytest.mark.parametrize("kind", ["ascii", "binary_little_endian"])

@@ -25,7 +25,9 @@ def smooth(shape, size, seed=0):
     parts = []
     for _ in shape:
         phase, turns = rng.uniform(0, 6, len(shape)), rng.uniform(2, 4, len(shape))
-        parts.append(np.prod([np.sin(t * x + p) for t, x, p in zip(turns, axes, phase)], axis=0))
+        parts.append(
+            np.prod([np.sin(t * x + p) for t, x, p in zip(turns, axes, phase, strict=True)], axis=0)
+        )
     return size * np.stack(parts, axis=-1)
 
 
@@ -39,7 +41,9 @@ SHAPES = [(24, 31), (14, 17, 12)]
 
 def some_affine(rank, grid=None, seed=2):
     rng = np.random.default_rng(seed)
-    return Affine(np.eye(rank) + 0.1 * rng.standard_normal((rank, rank)), rng.uniform(-3, 3, rank), grid)
+    return Affine(
+        np.eye(rank) + 0.1 * rng.standard_normal((rank, rank)), rng.uniform(-3, 3, rank), grid
+    )
 
 
 def test_affine_maps_are_exact():

@@ -103,4 +103,6 @@ SCANS = ((30_000, 2), (10_000, 3))  # points and seed of the scan and of the tru
 
 
 def _told(results: dict) -> str:
-    return f"Chamfer {results['chamfer']:.4f}, Hausdorff {results['hausdorff']:.4f} (longest side 2)"
+    return (
+        f"Chamfer {results['chamfer']:.4f}, Hausdorff {results['hausdorff']:.4f} (longest side 2)"
+    )

@@ -130,7 +130,7 @@ def _rows(results: dict, data: str, protocol: str) -> list[dict]:
 
 
 def _sampling_floor(whole, test) -> dict:
-    """The held-out distances of a perfect surface, which the number of samples bounds from below."""
+    """The held-out distances of the true mesh itself, which the number of samples limits."""
     if whole.faces is None:
         return {}
     import trimesh

@@ -179,13 +179,19 @@ def main():
     print("| Task | Ours, s (GiB) | Other, s (GiB) | Ratio |")
     print("| --- | --- | --- | --- |")
     for title, ours, other in (
-        (f"training step 8 x 512, {BATCH} + {BATCH * 9 // 8} points, beside PyTorch",
-         "our_step", "torch_step"),
+        (
+            f"training step 8 x 512, {BATCH} + {BATCH * 9 // 8} points, beside PyTorch",
+            "our_step",
+            "torch_step",
+        ),
         (f"mesh at {RESOLUTION}^3, beside our dense grid", "our_sparse_mesh", "our_dense_mesh"),
         (f"mesh at {RESOLUTION}^3, beside PyTorch, dense", "our_sparse_mesh", "torch_dense_mesh"),
     ):
         mine, theirs = (
-            {key: statistics.median(run[key] for run in results[case]) for key in ("seconds", "gib")}
+            {
+                key: statistics.median(run[key] for run in results[case])
+                for key in ("seconds", "gib")
+            }
             for case in (ours, other)
         )
         print(

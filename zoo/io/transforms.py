@@ -74,7 +74,9 @@ def _parts(sitk, transform, path: Path) -> list[Part]:
     rank = transform.GetDimension()
     if transform.IsLinear():
         offset = np.array(transform.TransformPoint([0.0] * rank))
-        columns = [np.array(transform.TransformPoint(row)) - offset for row in np.eye(rank).tolist()]
+        columns = [
+            np.array(transform.TransformPoint(row)) - offset for row in np.eye(rank).tolist()
+        ]
         return [("affine", (np.stack(columns, axis=1), offset))]
     if isinstance(transform, sitk.DisplacementFieldTransform):
         image = transform.GetDisplacementField()

@@ -126,7 +126,9 @@ class IGR(Model):
         network = self.network.get_config()
         for name in ("name", "trainable", "dtype", "outputs"):
             del network[name]
-        own = {name: getattr(self, name) for name in ("dims", "points_per_step", "neighbours", "box")}
+        own = {
+            name: getattr(self, name) for name in ("dims", "points_per_step", "neighbours", "box")
+        }
         return super().get_config() | network | own
 
     def build(self, input_shape=None):

@@ -165,9 +165,10 @@ def _march(evaluate, blocks, start, cells):
 
 def _join(parts) -> tuple[np.ndarray, np.ndarray]:
     """Concatenates the slabs and merges the vertices on their common layers."""
-    offsets = np.cumsum([0] + [len(vertices) for vertices, _ in parts])
+    offsets = np.cumsum([0] + [len(vertices) for vertices, _ in parts[:-1]])
     vertices = np.concatenate([vertices for vertices, _ in parts])
-    faces = np.concatenate([faces + offset for (_, faces), offset in zip(parts, offsets)])
+    shifted = zip(parts, offsets, strict=True)
+    faces = np.concatenate([faces + offset for (_, faces), offset in shifted])
     # Both slabs interpolate the same two values, so equal vertices agree but for rounding.
     _, first, inverse = np.unique(
         np.round(vertices * 1e4).astype(np.int64), axis=0, return_index=True, return_inverse=True

@@ -70,9 +70,7 @@ def cloud_figure(pair, path: str | Path, transform=None, renderer: str = "auto")
 
 def _draw(panels: list[Panel], path: Path, renderer: str) -> str:
     if renderer not in ("auto", "polyscope", "matplotlib"):
-        raise ValueError(
-            f"renderer must be 'auto', 'polyscope' or 'matplotlib', not {renderer!r}."
-        )
+        raise ValueError(f"renderer must be 'auto', 'polyscope' or 'matplotlib', not {renderer!r}.")
     figure = Figure(figsize=(4.2 * len(panels), 4.5), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     drawn_by = "matplotlib"
