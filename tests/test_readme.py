@@ -6,7 +6,7 @@ from pathlib import Path
 
 import zoo
 from zoo.api import presets
-from zoo.cli import _parser
+from zoo.cli import parser
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 TABLE = re.compile(r"(<!-- presets: .*? -->\n)(.*?)(<!-- end of presets -->)", re.DOTALL)
@@ -54,7 +54,7 @@ def test_shell_commands_parse():
     commands = re.findall(r"^zoo [^#\n]+", README.read_text(), re.MULTILINE)
     assert len(commands) >= 5
     for command in commands:
-        _parser().parse_args(shlex.split(command)[1:])
+        parser().parse_args(shlex.split(command)[1:])
 
 
 if __name__ == "__main__":
