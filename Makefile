@@ -4,6 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
+# What computes on tensors runs on both backends.
+ON_JAX := $(addprefix tests/test_,contract.py presets.py ops.py igr.py sampling.py derivatives.py \
+	spatial_layers.py affine.py)
+
 .PHONY: demo test lint bench readme clean
 
 demo: $(VENV)/.base
@@ -11,7 +15,7 @@ demo: $(VENV)/.base
 
 test: $(VENV)/.test lint
 	$(BIN)/python -m pytest -q -n 2
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -q -n 2 tests/test_contract.py tests/test_ops.py tests/test_igr.py
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -q -n 2 $(ON_JAX)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -19,6 +23,8 @@ lint: $(VENV)/.test
 
 bench: $(VENV)/.bench
 	$(BIN)/python tests/benchmarks/bench_igr.py
+	$(BIN)/python tests/benchmarks/bench_sampling.py
+	$(BIN)/python tests/benchmarks/bench_losses.py
 
 readme: $(VENV)/.base
 	$(BIN)/python tests/test_readme.py

@@ -120,6 +120,14 @@ def test_public_names_resolve_and_are_documented(name):
     assert inspect.getdoc(getattr(zoo, name))
 
 
+def test_rooms_are_imported_when_named():
+    code = "import zoo; print(zoo.layers.SpatialTransformer.__name__, zoo.losses.NCC.__name__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.split() == ["SpatialTransformer", "NCC"]
+
+
 def test_unknown_names_are_refused():
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = zoo.nothing

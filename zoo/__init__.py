@@ -25,14 +25,19 @@ _HOMES = {
     "Transform": "zoo.transform",
 }
 
+# Rooms that are imported when they are first named, as in `zoo.layers.SpatialTransformer`.
+_ROOMS = ("data", "io", "layers", "losses", "metrics", "ops", "testing", "view")
+
 __all__ = sorted(_HOMES)
 
 
 def __getattr__(name):
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
+    if name in _ROOMS:
+        return import_module(f"zoo.{name}")
     raise AttributeError(f"module 'zoo' has no attribute {name!r}; it has {', '.join(__all__)}")
 
 
 def __dir__():
-    return [*globals(), *__all__]
+    return [*globals(), *__all__, *_ROOMS]
