@@ -322,6 +322,12 @@ def test_containers_of_fit_and_evaluate(seeded):
     assert "benchmark_scan_hausdorff" in one_sided and "normal_consistency" not in one_sided
 
 
+def test_a_data_set_of_the_zoo_is_told_the_epoch(seeded):
+    dataset = SurfaceSampler(shapes.sphere(200), steps=1, points=50, neighbours=10)
+    IGR(**TINY).fit(dataset, epochs=3, verbose=0)
+    assert dataset.epoch == 2
+
+
 def test_tf_data_and_arrays_train(seeded):
     tf = pytest.importorskip("tensorflow")
     batch = SurfaceSampler(shapes.sphere(200), points=64, neighbours=10)[0][0]

@@ -154,6 +154,7 @@ class Model(keras.Model):
         dataset = self.prepare(x, **options)
         if dataset is not x:
             kwargs = {name: value for name, value in kwargs.items() if name not in options}
+        if hasattr(dataset, "epoch"):
             # The zoo's data sets shuffle by seed and epoch. Keras would shuffle them once more,
             # from a generator whose state a resumed run does not have.
             kwargs.setdefault("shuffle", False)

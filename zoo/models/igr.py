@@ -335,12 +335,11 @@ class IGR(Model):
             return super().evaluate(x, *args, **kwargs)
         self._check_dims(truth)
         if self.dims == 3:
-            mesh = self.mesh(resolution, trim=trim)
-            sampled, normals = _sample_mesh(mesh, samples, seed)
-            few, few_normals = _sample_mesh(mesh, len(truth), seed)
+            surface, sample = self.mesh(resolution, trim=trim), _sample_mesh
         else:
-            sampled, normals = _sample_curves(self.contours(resolution), samples, seed)
-            few, few_normals = _sample_curves(self.contours(resolution), len(truth), seed)
+            surface, sample = self.contours(resolution), _sample_curves
+        sampled, normals = sample(surface, samples, seed)
+        few, _ = sample(surface, len(truth), seed)
         results = surface_metrics.held_out_distances(
             few, truth.points, self._centre, self._scale
         ) | surface_metrics.benchmark_distances(
