@@ -19,6 +19,7 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 WIDTH, DEPTH, SKIP, BATCH, RESOLUTION, BETA = 512, 8, 4, 2048, 256, 100.0
+PRESET, MESH_WIDTH = "igr.armadillo", 256  # 8 x 256
 
 
 def timed(step, repeats: int) -> float:
@@ -46,7 +47,7 @@ def our_step(repeats: int) -> float:
     return timed(lambda: np.asarray(model.train_on_batch(batch)), repeats)
 
 
-def torch_network():
+def torch_network(width: int):
     import torch
 
     class Network(torch.nn.Module):
@@ -54,7 +55,7 @@ def torch_network():
 
         def __init__(self):
             super().__init__()
-            widths = [3] + [WIDTH] * DEPTH + [1]
+            widths = [3] + [width] * DEPTH + [1]
             self.layers = torch.nn.ModuleList(
                 torch.nn.Linear(widths[i], widths[i + 1] - 3 * (i + 1 == SKIP))
                 for i in range(DEPTH + 1)
@@ -81,7 +82,7 @@ def torch_step(repeats: int) -> float:
     from zoo.data.shapes import torus
     from zoo.models.igr import SurfaceSampler
 
-    network = torch_network()
+    network = torch_network(WIDTH)
     optimizer = torch.optim.Adam(network.parameters(), 5e-3)
     batch = SurfaceSampler(torus(BATCH * 2), points=BATCH)[0][0]
     surface, normals, off = (
@@ -109,14 +110,9 @@ def torch_step(repeats: int) -> float:
 
 
 def our_mesh(sparse: bool) -> float:
-    import keras
-
     import zoo
-    from zoo.data.shapes import sphere
 
-    keras.utils.set_random_seed(0)
-    model = zoo.create("igr", radius=0.8)
-    model.prepare(sphere(1000))
+    model = zoo.load(PRESET)
     model.mesh(32)  # compiles
     start = time.perf_counter()
     mesh = model.mesh(RESOLUTION, sparse=sparse)
@@ -130,7 +126,7 @@ def torch_mesh() -> float:
     import torch
     from skimage.measure import marching_cubes
 
-    network = torch_network()
+    network = torch_network(MESH_WIDTH)
     axis = np.linspace(-1.2, 1.2, RESOLUTION + 1, dtype="float32")
     start = time.perf_counter()
     grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
@@ -184,8 +180,12 @@ def main():
             "our_step",
             "torch_step",
         ),
-        (f"mesh at {RESOLUTION}^3, beside our dense grid", "our_sparse_mesh", "our_dense_mesh"),
-        (f"mesh at {RESOLUTION}^3, beside PyTorch, dense", "our_sparse_mesh", "torch_dense_mesh"),
+        (
+            f"mesh of {PRESET} at {RESOLUTION}^3, beside our dense grid",
+            "our_sparse_mesh",
+            "our_dense_mesh",
+        ),
+        ("the same, beside PyTorch on the dense grid", "our_sparse_mesh", "torch_dense_mesh"),
     ):
         mine, theirs = (
             {

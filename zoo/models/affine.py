@@ -2,7 +2,8 @@
 
 Images are aligned by Adam on a similarity (correlation, local correlation or mutual information)
 over a pyramid, after the best of several starts; clouds by their moments and then by iterated
-closest points (Besl and McKay, PAMI 1992; trimmed after Chetverikov et al., ICPR 2002).
+closest points (Besl and McKay, PAMI 1992; trimmed after Chetverikov et al., ICPR 2002) in both
+directions, because one alone is content with a cloud that shrinks onto a part of the other.
 
 The linear part is the exponential of a combination of generators, `L = exp(sum p_i G_i)`: rotations
 alone make it rigid, the identity adds a scale, all matrices make it affine. It acts about the
@@ -12,28 +13,28 @@ centre of the fixed image in units of its half size, so that one step length sui
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import keras
 import numpy as np
+import scipy.linalg
 from keras import ops
 from scipy.spatial import cKDTree
 
-from zoo import losses
 from zoo.data.image import Image
 from zoo.data.pair import Pair
 from zoo.geometry import Grid
+from zoo.losses import LNCC, NCC, MutualInformation
 from zoo.ops.sampling import identity_coordinates, sample
 from zoo.registration import Registration
 from zoo.transform import Affine
 
 KINDS = ("rigid", "similarity", "affine")
-LOSSES = {
-    "ncc": losses.NCC,
-    "lncc": losses.LNCC,
-    "mi": losses.MutualInformation,
-    "mse": losses.MeanSquaredError,
-}
+LOSSES = {"ncc": NCC, "lncc": LNCC, "mi": MutualInformation}
 STARTS = ("auto", "identity", "centres", "moments")
+TURNS = (-40, -20, 0, 20, 40)  # degrees about each axis that "auto" tries
+TRIALS = 3  # of the best turns, how many start a descent
+FEW = 2000  # points that suffice to choose between starts of clouds
 
 
 class AffineRegistration(Registration):
@@ -44,11 +45,12 @@ class AffineRegistration(Registration):
     Args:
         dims: 2 or 3.
         kind: "rigid", "similarity" or "affine".
-        loss: for images: "ncc", "lncc", "mi" (of different modalities) or "mse".
+        loss: for images: "ncc", "lncc" or "mi" (of different modalities).
         levels: of the image pyramid.
         voxels: at most so many on the finest level; each coarser one has 2^dims times fewer.
         start: "identity", "centres" (of the grids), "moments" (centres of intensity), or "auto":
-            whichever has the lowest loss on the coarsest level.
+            whichever of these, turned by up to 40 degrees about an axis, is the best on the
+            coarsest level. For clouds "auto" and "moments" try the turns of the principal axes.
         trim: for clouds: share of the closest points that count, which tolerates outliers.
 
     Raises:
@@ -116,8 +118,8 @@ class AffineRegistration(Registration):
 
         Args:
             inputs: a dict of `fixed` and `moving` images `[b, *spatial, channels]`, of which the
-                first only gives the grid; in world units of voxels, or with the `coordinates` and
-                `to_index` that `fit` adds. Or of `moving` points `[b, n, dims]`.
+                first only gives the grid; in world units of voxels, or with the `to_frame`,
+                `to_index` and masks that `fit` adds. Or of `moving` points `[b, n, dims]`.
 
         Returns:
             A dict of `moved` `[b, *spatial, channels]`, `displacement` `[b, *spatial, dims]` in
@@ -128,43 +130,50 @@ class AffineRegistration(Registration):
         if len(moving.shape) == 3:
             matrix, offset = self._world_map()
             return {"moved": ops.matmul(moving - offset, ops.transpose(ops.inv(matrix)))}
+        shape = ops.shape(inputs["fixed"])[1:-1]
+        start = identity_coordinates(shape)
+        to_frame, to_index = inputs.get("to_frame"), inputs.get("to_index")
+        if to_index is None:
+            to_frame, to_index = self._voxel_frame(shape)
+        # Of fixed index, normalised coordinate and moving index, one after the other, one map.
         matrix = _exponential(self.linear, self.generators)
-        if "coordinates" in inputs:
-            points, to_index = inputs["coordinates"], inputs["to_index"]
-        else:
-            points, to_index = self._voxel_frame(inputs["fixed"])
-        moved_points = ops.matmul(points, ops.transpose(matrix)) + self.shift
-        flat = ops.reshape(moved_points, (ops.shape(points)[0], -1, self.dims))
-        indices = ops.matmul(flat, ops.transpose(to_index[:, :, :-1], (0, 2, 1)))
-        indices = ops.reshape(indices, ops.shape(points)) + ops.reshape(
-            to_index[:, :, -1], (-1, *[1] * self.dims, self.dims)
-        )
+        offset = ops.matmul(matrix, to_frame[..., -1:]) + self.shift[:, None]
+        offset = ops.matmul(to_index[..., :-1], offset) + to_index[..., -1:]
+        matrix = ops.matmul(to_index[..., :-1], ops.matmul(matrix, to_frame[..., :-1]))
+        flat = ops.matmul(ops.reshape(start, (1, -1, self.dims)), ops.swapaxes(matrix, 1, 2))
+        indices = flat + ops.swapaxes(offset, 1, 2)
+        indices = ops.reshape(indices, (-1, *shape, self.dims))
         last = ops.stack([ops.cast(n, "float32") for n in ops.shape(moving)[1:-1]]) - 1.0
         inside = ops.logical_and(indices >= -0.5, indices <= last + 0.5)
-        start = identity_coordinates(ops.shape(points)[1:-1])
+        overlap = ops.cast(ops.all(inside, axis=-1, keepdims=True), "float32")
+        if "moving_mask" in inputs:
+            overlap = overlap * sample(ops.cast(inputs["moving_mask"], "float32"), indices)
         return {
             "moved": sample(moving, indices),
             "displacement": indices - start,
-            "overlap": ops.cast(ops.all(inside, axis=-1, keepdims=True), "float32"),
+            "overlap": overlap,
         }
 
-    def _voxel_frame(self, fixed):
-        """Normalised coordinates of the voxels of raw arrays, and the map back to indices."""
-        shape = ops.shape(fixed)[1:-1]
+    def _voxel_frame(self, shape):
+        """To normalised coordinates of the voxels of raw arrays, and back to indices."""
         middle = (ops.stack([ops.cast(size, "float32") for size in shape]) - 1.0) / 2.0
         half = ops.maximum(ops.max(middle), 0.5)
-        points = (identity_coordinates(shape) - middle) / half
-        points = ops.repeat(points[None], ops.shape(fixed)[0], axis=0)
-        to_index = ops.concatenate([half * ops.eye(self.dims), middle[:, None]], axis=1)
-        return points, to_index[None]
+        middle, identity = middle[:, None], ops.eye(self.dims)
+        to_frame = ops.concatenate([identity / half, -middle / half], axis=1)
+        return to_frame[None], ops.concatenate([identity * half, middle], axis=1)[None]
 
     def loss_terms(self, x, y, y_pred):
-        """The similarity where fixed mask and moving image overlap."""
+        """The similarity where the masks and the moving image overlap."""
+        return {"similarity": ops.mean(self._dissimilarity(x, y_pred)[0])}
+
+    def _dissimilarity(self, x, y_pred):
+        """Losses `[b]`, and the shares of the fixed voxels that they compare."""
         weight = y_pred["overlap"]
         if "fixed_mask" in x:
             weight = weight * ops.cast(x["fixed_mask"], "float32")
-        compare = LOSSES[self.similarity]()
-        return {"similarity": compare(x["fixed"], y_pred["moved"], sample_weight=weight)}
+        compare = LOSSES[self.similarity](reduction=None)
+        values = compare(x["fixed"], y_pred["moved"], sample_weight=weight)
+        return values, ops.mean(ops.reshape(weight, (ops.shape(weight)[0], -1)), axis=1)
 
     def default_optimizer(self):
         return keras.optimizers.Adam(0.02)
@@ -174,7 +183,8 @@ class AffineRegistration(Registration):
 
         Args:
             x: a `zoo.Pair`.
-            epochs: on each level of the pyramid; the learning rate decays over them.
+            epochs: on the coarsest level, half as many on each finer one; the learning rate, too,
+                is halved with each level and decays over its epochs.
             steps_per_epoch: steps of an epoch; a level has one batch, the pair.
             callbacks, **kwargs: of `keras.Model.fit`.
 
@@ -192,34 +202,42 @@ class AffineRegistration(Registration):
             raise ValueError(f"x: the pair has {x.rank} dimensions, this model dims={self.dims}.")
         if not self.compiled:
             self.compile()
-        self.linear.assign(np.zeros(self.linear.shape))
-        self.shift.assign(np.zeros(self.dims))
+        self._reset()
         if not x.is_images:
             return self._fit_clouds(x)
-        pair = _prepared(x)
+        # Bins need a range without outliers; correlation would be biased by what is clipped.
+        limits = (0, 99.5 if self.similarity == "mi" else 100)
+        images = {side: getattr(x, side).normalised(limits) for side in ("fixed", "moving")}
+        pair = replace(x, **images)
         self.centre.assign(pair.fixed.grid.centre)
         self.scale.assign(pair.fixed.grid.extent.max() / 2)
-        batches = [self._batch(pair, level) for level in range(self.levels)]
-        self._choose_start(pair, batches[0])
+        levels = [self._level(pair, level) for level in range(self.levels)]
+        self._choose_start(pair, *levels[0], steps_per_epoch)
         history = {}
-        rate = float(ops.convert_to_numpy(self.optimizer.learning_rate))
-        try:
-            for level, batch in enumerate(batches):
-                batch["to_index"] = self._to_index(pair, batch["moving_grid"])[None]
-                decay = _Decay(rate * 0.5**level, epochs * steps_per_epoch)
-                arrays = {name: value for name, value in batch.items() if name != "moving_grid"}
-                done = super().fit(
-                    _Repeated(arrays, steps_per_epoch),
-                    epochs=epochs,
-                    callbacks=[*(callbacks or []), decay],
-                    **kwargs,
-                )
-                for name, values in done.history.items():
-                    history.setdefault(name, []).extend(values)
-        finally:
-            self.optimizer.learning_rate = rate
+        for level, (batch, grid) in enumerate(levels):
+            batch["to_index"] = self._to_index(grid)[None]
+            batches = _Repeated(batch, steps_per_epoch)
+            passes = max(epochs // 2**level, 1)
+            done = self._descend(batches, passes, 0.5**level, callbacks=callbacks, **kwargs)
+            for name, values in done.history.items():
+                history.setdefault(name, []).extend(values)
         done.history = history
         return done
+
+    def _descend(self, batches, epochs: int, slowed: float, callbacks=None, **kwargs):
+        """Trains on one level, from the present parameters and a fresh state of the optimiser."""
+        optimizer = self.optimizer
+        rate = float(ops.convert_to_numpy(optimizer.learning_rate))
+        for variable in optimizer.variables:
+            if variable is not optimizer.learning_rate:
+                variable.assign(np.zeros(variable.shape))
+        decay = _Decay(rate * slowed, epochs * len(batches))
+        try:
+            return super().fit(
+                batches, epochs=epochs, callbacks=[*(callbacks or []), decay], **kwargs
+            )
+        finally:
+            optimizer.learning_rate = rate
 
     def transform(self, pair: Pair) -> Affine:
         """The alignment in world units; its `fixed_grid` is the pair's."""
@@ -236,24 +254,22 @@ class AffineRegistration(Registration):
 
     # One pair of images
 
-    def _batch(self, pair: Pair, level: int) -> dict:
-        """The pair on one level: fixed and moving image, and where the fixed voxels lie."""
+    def _level(self, pair: Pair, level: int) -> tuple[dict, Grid]:
+        """The pair on one level but for `to_index`, which depends on the start, and the grid."""
         voxels = self.voxels / 2 ** (self.dims * (self.levels - 1 - level))
-        fixed_grid = _at_most(pair.fixed.grid, voxels)
-        moving_grid = _at_most(pair.moving.grid, voxels)
-        world = fixed_grid.coordinates() - _array(self.centre)
-        batch = {
-            "fixed": pair.fixed.resample(fixed_grid, antialias=True).array[None],
-            "moving": pair.moving.resample(moving_grid, antialias=True).array[None],
-            "coordinates": (world / _array(self.scale)).astype(np.float32)[None],
-            "moving_grid": moving_grid,
-        }
-        if pair.fixed_mask is not None:
-            mask = Image(pair.fixed_mask[..., None].astype(np.float32), pair.fixed.grid)
-            batch["fixed_mask"] = mask.resample(fixed_grid, antialias=True).array[None]
-        return batch
+        grids = {side: _at_most(getattr(pair, side).grid, voxels) for side in ("fixed", "moving")}
+        frame = grids["fixed"].matrix[:-1]
+        frame[:, -1] -= _array(self.centre)
+        batch = {"to_frame": (frame / _array(self.scale)).astype(np.float32)[None]}
+        for side, grid in grids.items():
+            image, mask = getattr(pair, side), getattr(pair, f"{side}_mask")
+            batch[side] = image.resample(grid, antialias=True).array[None]
+            if mask is not None:
+                mask = Image(mask.astype(np.float32), image.grid)
+                batch[f"{side}_mask"] = mask.resample(grid, antialias=True).array[None]
+        return batch, grids["moving"]
 
-    def _to_index(self, pair: Pair, grid: Grid) -> np.ndarray:
+    def _to_index(self, grid: Grid) -> np.ndarray:
         """`[dims, dims + 1]`: from normalised fixed coordinates through the start to an index."""
         corners = np.concatenate([np.zeros((1, self.dims)), np.eye(self.dims)])
         world = corners * _array(self.scale) + _array(self.centre)
@@ -261,52 +277,79 @@ class AffineRegistration(Registration):
         index = grid.to_index(world)
         return np.concatenate([(index[1:] - index[0]).T, index[:1].T], axis=1).astype(np.float32)
 
-    def _choose_start(self, pair: Pair, batch: dict):
-        """Sets the translation with the lowest loss on the coarsest level."""
+    def _choose_start(self, pair: Pair, batch: dict, grid: Grid, steps: int):
+        """Sets the start: the best of short descents from those with the lowest loss."""
         fixed, moving = pair.fixed, pair.moving
-        shifts = {
-            "identity": np.zeros(self.dims),
-            "centres": moving.grid.centre - fixed.grid.centre,
-            "moments": _centre_of_intensity(moving) - _centre_of_intensity(fixed),
+        centres = {
+            "identity": (fixed.grid.centre, fixed.grid.centre),
+            "centres": (fixed.grid.centre, moving.grid.centre),
+            "moments": (_centre_of_intensity(fixed), _centre_of_intensity(moving)),
         }
+        turns = [np.eye(self.dims)]
+        if self.start == "auto":
+            turns += [
+                scipy.linalg.expm(np.deg2rad(angle) * axis)
+                for axis, angle in itertools.product(_generators(self.dims, "rigid"), TURNS)
+                if angle
+            ]
+        else:
+            centres = {self.start: centres[self.start]}
+        starts = [[(turn, to - turn @ at) for at, to in centres.values()] for turn in turns]
         if self.start != "auto":
-            shifts = {self.start: shifts[self.start]}
-        values = {}
-        arrays = {name: value for name, value in batch.items() if name != "moving_grid"}
-        for name, shift in shifts.items():
-            self.start_offset.assign(shift)
-            arrays["to_index"] = self._to_index(pair, batch["moving_grid"])[None]
-            outputs = self(arrays)
-            # A start without overlap must not win by having nothing to compare.
-            share = float(ops.convert_to_numpy(ops.mean(outputs["overlap"])))
-            loss = float(
-                ops.convert_to_numpy(self.loss_terms(arrays, None, outputs)["similarity"])
-            )
-            values[name] = loss if share > 0.25 else np.inf
-        best = min(values, key=values.get)
-        self.start_offset.assign(shifts[best])
+            return self._set_start(*starts[0][0])
+        arrays = {name: np.repeat(value, len(centres), axis=0) for name, value in batch.items()}
+        values, shares = np.zeros((2, len(turns), len(centres)))
+        for number, turned in enumerate(starts):
+            maps = []
+            for start in turned:
+                self._set_start(*start)
+                maps.append(self._to_index(grid))
+            arrays["to_index"] = np.stack(maps)
+            values[number], shares[number] = self._scores(arrays)
+        # Little overlap must not win by having nothing to compare, here or after a descent.
+        enough = 0.2 * shares.max()
+        values = np.where(shares >= enough, values, np.inf)
+        tried = []
+        for turn in np.argsort(values.min(axis=1), kind="stable")[:TRIALS]:
+            start = starts[turn][values[turn].argmin()]
+            self._set_start(*start)
+            self._reset()
+            batch["to_index"] = self._to_index(grid)[None]
+            self._descend(_Repeated(batch, steps), 2, 1.0, verbose=0)
+            (value,), (share,) = self._scores(batch)
+            tried.append((value if share >= enough else np.inf, start))
+        self._reset()
+        self._set_start(*min(tried, key=lambda result: result[0])[1])
+
+    def _scores(self, arrays: dict):
+        return map(ops.convert_to_numpy, self._dissimilarity(arrays, self(arrays)))
+
+    def _set_start(self, matrix: np.ndarray, offset: np.ndarray):
+        self.start_matrix.assign(matrix)
+        self.start_offset.assign(offset)
+
+    def _reset(self):
+        self.linear.assign(np.zeros(self.linear.shape))
+        self.shift.assign(np.zeros(self.dims))
 
     # One pair of clouds
 
     def _fit_clouds(self, pair: Pair) -> keras.callbacks.History:
         """Moments and every turn of the principal axes, then iterated closest points."""
-        fixed, moving = pair.fixed.points, pair.moving.points
-        tree = cKDTree(fixed)
-        sample_size = min(len(moving), 2000)
-        some = moving[np.random.default_rng(0).permutation(len(moving))[:sample_size]]
-        starts = [(np.eye(self.dims), fixed.mean(axis=0) - moving.mean(axis=0))]
-        if self.start in ("auto", "moments"):
-            starts += _principal_starts(fixed, moving)
-        kind = "rigid" if self.kind == "rigid" else "similarity"
-        tried = [self._closest_points(tree, fixed, some, start, kind, 15) for start in starts]
+        fixed, moving = _counting(pair, "fixed"), _counting(pair, "moving")
+        draw = np.random.default_rng(0)
+        few = [points[draw.permutation(len(points))[:FEW]] for points in (fixed, moving)]
+        starts = _principal_starts(*few, self.trim)
+        if self.start not in ("auto", "moments"):
+            starts = starts[:1]
+        tried = [self._closest_points(*few, start, "rigid", 15) for start in starts]
         start, _ = min(tried, key=lambda result: result[1][-1])
-        if self.kind == "affine":
-            start, _ = self._closest_points(tree, fixed, moving, start, "similarity", 10)
-        (matrix, offset), errors = self._closest_points(tree, fixed, moving, start, self.kind, 60)
+        for kind in KINDS[1 : KINDS.index(self.kind) + 1]:
+            start, _ = self._closest_points(*few, start, kind, 30)
+        (matrix, offset), errors = self._closest_points(fixed, moving, start, self.kind, 60)
         # Points are pushed from moving to fixed; the model keeps the pull.
         pull = np.linalg.inv(matrix)
-        self.start_matrix.assign(pull)
-        self.start_offset.assign(-pull @ offset)
+        self._set_start(pull, -pull @ offset)
         self.centre.assign(np.zeros(self.dims))
         self.scale.assign(1.0)
         history = keras.callbacks.History()
@@ -314,18 +357,27 @@ class AffineRegistration(Registration):
         history.history = {"loss": errors, "similarity": errors}
         return history
 
-    def _closest_points(self, tree, fixed, moving, start, kind, iterations):
+    def _closest_points(self, fixed, moving, start, kind, iterations):
+        """The map of moving points and the mean distances, of both directions, on the way."""
         matrix, offset = start
+        tree = cKDTree(fixed)
         errors = []
         for _ in range(iterations):
             moved = moving @ matrix.T + offset
-            distances, nearest = tree.query(moved, workers=-1)
-            kept = np.argsort(distances)[: max(int(self.trim * len(moving)), self.dims + 1)]
-            errors.append(float(distances[kept].mean()))
-            if len(errors) > 1 and errors[-2] - errors[-1] < 1e-7 * errors[0]:
+            there, to_fixed = tree.query(moved, workers=-1)
+            back, to_moving = cKDTree(moved).query(fixed, workers=-1)
+            kept, found = self._closest(there), self._closest(back)
+            errors.append(float(there[kept].mean() + back[found].mean()) / 2)
+            if len(errors) > 1 and errors[-2] - errors[-1] < 1e-5 * errors[0]:
                 break
-            matrix, offset = _fit_points(moving[kept], fixed[nearest[kept]], kind)
+            source = np.concatenate([moving[kept], moving[to_moving[found]]])
+            target = np.concatenate([fixed[to_fixed[kept]], fixed[found]])
+            matrix, offset = _fit_points(source, target, kind)
         return (matrix, offset), errors
+
+    def _closest(self, distances: np.ndarray) -> np.ndarray:
+        count = max(int(self.trim * len(distances)), self.dims + 1)
+        return np.argsort(distances, kind="stable")[:count]
 
     # What the zoo asks of a method
 
@@ -422,13 +474,9 @@ def _array(variable) -> np.ndarray:
     return ops.convert_to_numpy(variable).astype(np.float64)
 
 
-def _prepared(pair: Pair) -> Pair:
-    return Pair(
-        pair.fixed.normalised(),
-        pair.moving.normalised(),
-        fixed_mask=pair.fixed_mask,
-        moving_mask=pair.moving_mask,
-    )
+def _counting(pair: Pair, side: str) -> np.ndarray:
+    points, mask = getattr(pair, side).points, getattr(pair, f"{side}_mask")
+    return points if mask is None else points[mask]
 
 
 def _at_most(grid: Grid, voxels: float) -> Grid:
@@ -449,19 +497,23 @@ def _centre_of_intensity(image: Image) -> np.ndarray:
     )
 
 
-def _principal_starts(fixed: np.ndarray, moving: np.ndarray) -> list:
-    """Rotations that align the principal axes, in every orientation that is no reflection."""
-    centres = fixed.mean(axis=0), moving.mean(axis=0)
+def _principal_starts(fixed: np.ndarray, moving: np.ndarray, trim: float) -> list:
+    """No turn, and those that align the principal axes in every orientation but reflections."""
+    # Few far outliers would turn the axes: only what lies about the median has a say.
+    cores = []
+    for points in (fixed, moving):
+        order = np.argsort(np.linalg.norm(points - np.median(points, axis=0), axis=1))
+        cores.append(points[order[: max(int(trim * len(points)), 2)]])
+    centres = [core.mean(axis=0) for core in cores]
     axes = [
-        np.linalg.svd(points - centre, full_matrices=False)[2].T
-        for points, centre in zip((fixed, moving), centres, strict=True)
+        np.linalg.svd(core - centre, full_matrices=False)[2].T
+        for core, centre in zip(cores, centres, strict=True)
     ]
-    starts = []
+    turns = [np.eye(fixed.shape[1])]
     for signs in itertools.product((1, -1), repeat=fixed.shape[1]):
         turn = axes[0] @ np.diag(signs) @ axes[1].T
-        if np.linalg.det(turn) > 0:
-            starts.append((turn, centres[0] - turn @ centres[1]))
-    return starts
+        turns += [turn] if np.linalg.det(turn) > 0 else []
+    return [(turn, centres[0] - turn @ centres[1]) for turn in turns]
 
 
 def _fit_points(source: np.ndarray, target: np.ndarray, kind: str):
