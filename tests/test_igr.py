@@ -200,7 +200,8 @@ def test_local_width_is_the_50th_neighbour_on_coordinates_alone():
     points = (with_normals.points - with_normals.frame[0]) / with_normals.frame[1]
     brute = np.sort(np.linalg.norm(points[:, None] - points, axis=-1), axis=1)[:, 50]
     np.testing.assert_allclose(sampler.sigma, brute, rtol=1e-4)
-    np.testing.assert_array_equal(sampler.sigma, SurfaceSampler(zoo.Scan(points)).sigma)
+    bare = SurfaceSampler(zoo.Scan(with_normals.points))
+    np.testing.assert_array_equal(sampler.sigma, bare.sigma)
 
 
 def test_uniform_samples_fill_the_box():
@@ -253,6 +254,53 @@ def test_meshes_and_distances_follow_the_scan():
     np.testing.assert_allclose(distances, near.predict(points) * scale, rtol=1e-3, atol=1e-3)
     called = array(far((points * scale + offset).astype("float32")))
     np.testing.assert_allclose(called, distances, atol=2e-2)
+
+
+def test_far_scans_keep_their_place():
+    """The frame of training and the frame of use are one, also where float32 is coarse."""
+    scan = shapes.sphere(200, radius=20.0, centre=(500_000.3, 5_200_000.7, 300.0))
+    model = IGR(**TINY)
+    sampler = model.prepare(scan)
+    np.testing.assert_allclose(model._into_frame(scan.points), sampler.points, atol=1e-6)
+
+
+def test_a_refused_fit_leaves_the_model_as_it_was():
+    model = sphere_model()
+    before = [array(weight) for weight in model.weights]
+    with pytest.raises(ValueError, match="points_per_step"):
+        model.fit(shapes.sphere(200, radius=9.0), points_per_step=500)
+    for weight, old in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(array(weight), old)
+
+
+@pytest.mark.parametrize("x", [None, "mine.ply", [[0.0, 0.0, 0.0]]])
+def test_fit_says_what_it_takes(x):
+    with pytest.raises(ValueError, match="x must be a container such as zoo.Scan"):
+        IGR(**TINY).fit(x)
+
+
+def test_validation_scans_and_a_single_callback(seeded):
+    epochs = []
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: epochs.append(epoch))
+    model = IGR(**TINY)
+    history = model.fit(
+        shapes.sphere(200),
+        validation_data=shapes.sphere(150, radius=3.0, seed=1),
+        steps_per_epoch=2,
+        epochs=2,
+        callbacks=callback,
+        verbose=0,
+    ).history
+    assert epochs == [0, 1] and len(history["val_loss"]) == 2
+    assert model._scale == shapes.sphere(200).frame[1]
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"), [("neighbours", 0), ("box", -1.0), ("points_per_step", 0)]
+)
+def test_the_model_refuses(argument, value):
+    with pytest.raises(ValueError, match=argument):
+        IGR(**{argument: value})
 
 
 def test_meshes_face_outward():

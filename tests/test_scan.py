@@ -175,3 +175,17 @@ def test_real_files(data):
     assert len(bunny) == 34_834 and bunny.normals is not None
     assert zoo.Scan.read(data("stanford_bunny/bun000.ply")).normals is None
     assert zoo.Scan.read(data("surface_scans/anchor.ply")).normals.shape == (85_127, 3)
+
+
+def test_columns_that_are_no_normals_are_refused(tmp_path):
+    rng = np.random.default_rng(0)
+    np.savetxt(tmp_path / "intensity.xyz", rng.uniform(0, 99, (20, 4)))
+    np.savetxt(tmp_path / "colours.xyz", rng.integers(0, 255, (20, 6)))
+    for name in ("intensity.xyz", "colours.xyz"):
+        with pytest.raises(ValueError, match="no unit normals; intensities or colours"):
+            zoo.Scan.read(tmp_path / name)
+
+
+def test_tiny_scans_do_not_split():
+    with pytest.raises(ValueError, match="fewer than two of the 3 points"):
+        zoo.Scan(np.eye(3)).split()

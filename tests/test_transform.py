@@ -192,8 +192,25 @@ def test_nearest_labels_stay_labels():
 def test_outside_is_marked():
     grid = Grid((10, 10))
     image = Image(np.ones((10, 10, 1), "float32"), grid)
-    moved = Affine(np.eye(2), [5, 0], grid).warp(image, outside=-1.0).array[..., 0]
+    shifted = Affine(np.eye(2), [5, 0], grid)
+    moved = shifted.warp(image, outside=-1.0).array[..., 0]
     assert (moved[:5] == 1).all() and (moved[5:] == -1).all()
+    air = Image(np.linspace(-1000, 500, 100, dtype="float32").reshape(10, 10, 1), grid)
+    assert (shifted.warp(air).array[5:] == -1000).all()
+    assert (shifted.warp(air, order="nearest").array[5:] == 0).all()
+    with pytest.raises(ValueError, match="order must be"):
+        shifted.warp(air, order="cubic")
+
+
+def test_a_composition_has_the_grid_of_its_last_part_only():
+    with_grid = Affine(np.eye(2), [1, 0], Grid((4, 4)))
+    without = Affine(np.eye(2), [0, 1])
+    assert (with_grid @ without).fixed_grid is None
+    assert (without @ with_grid).fixed_grid == Grid((4, 4))
+    assert Composed([with_grid, Dense(np.zeros((5, 5, 2)), Grid((5, 5)))]).fixed_grid.shape == (
+        5,
+        5,
+    )
 
 
 @pytest.mark.parametrize(

@@ -38,10 +38,16 @@ def info(name: str) -> pretrained.Preset:
     return pretrained.info(name, roots=registry.preset_folders())
 
 
-def describe(name: str) -> str:
+def is_preset(name: str | Path) -> bool:
+    """Whether a name stands for a preset (`model.tag`, "hf://...", a folder), not a method."""
+    text = str(name)
+    return any(mark in text for mark in "./\\") or (Path(text) / "preset.json").is_file()
+
+
+def describe(name: str | Path) -> str:
     """The card of a preset ("igr.bunny", a folder, "hf://..."), or a summary of a method."""
-    if "." in name or "/" in name or "\\" in name:
-        return pretrained.card(info(name).manifest)
+    if is_preset(name):
+        return pretrained.card(info(str(name)).manifest)
     entry = registry.get(name)
     lines = [
         f"# {entry.name}",

@@ -60,8 +60,14 @@ class Model(keras.Model):
         """Unweighted loss terms as scalars; the names are those of `default_loss_weights`."""
         raise NotImplementedError(f"{type(self).__name__} does not define loss_terms.")
 
-    def prepare(self, data, **options):
-        """A container as a `keras.utils.PyDataset`; anything else is returned as it came."""
+    def prepare(self, data, validation: bool = False, **options):
+        """A container as a `keras.utils.PyDataset`; anything else is returned as it came.
+
+        Args:
+            data: what `fit` was given.
+            validation: `data` is only measured, so the model must not adapt to it.
+            **options: those that `prepare_options` names.
+        """
         return data
 
     def signature(self) -> tuple[dict, dict]:
@@ -150,15 +156,24 @@ class Model(keras.Model):
         """
         if not self.compiled:
             self.compile()
+        if x is None or isinstance(x, str | Path | list):
+            raise ValueError(
+                f"x must be a container such as zoo.Scan or zoo.Pair (their `read` takes paths), "
+                f"an array or a data set, not {x!r:.60}."
+            )
         options = {name: kwargs[name] for name in self.prepare_options if name in kwargs}
         dataset = self.prepare(x, **options)
+        if kwargs.get("validation_data") is not None:
+            validation = self.prepare(kwargs["validation_data"], validation=True, **options)
+            kwargs["validation_data"] = validation
         if dataset is not x:
             kwargs = {name: value for name, value in kwargs.items() if name not in options}
         if hasattr(dataset, "epoch"):
             # The zoo's data sets shuffle by seed and epoch. Keras would shuffle them once more,
             # from a generator whose state a resumed run does not have.
             kwargs.setdefault("shuffle", False)
-            callbacks = [*(callbacks or []), _TellEpoch(dataset)]
+            given = callbacks if isinstance(callbacks, list | tuple) else [callbacks]
+            callbacks = [*(each for each in given if each is not None), _TellEpoch(dataset)]
         return super().fit(dataset, y, callbacks=callbacks, **kwargs)
 
     def export(self, filepath, format="tf_saved_model", input_signature=None, **kwargs):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import time
 from importlib.metadata import version
@@ -96,7 +97,7 @@ def surface_preset(
                 "versions": {name: version(name) for name in ("keras", "numpy")}
                 | {keras.backend.backend(): version(keras.backend.backend())},
                 "minutes": round(minutes, 1),
-                "hardware": f"{platform.machine()} CPU, 2 cores",
+                "hardware": _hardware(),
             },
             **facts,
         )
@@ -114,6 +115,15 @@ UNITS = {
     "surface_residual": "longest side = 2",
     "eikonal_residual": "1",
 }
+
+
+def _hardware() -> str:
+    import keras
+
+    devices = keras.distribution.list_devices()
+    if any(not device.startswith("cpu") for device in devices):
+        return ", ".join(devices)
+    return f"{platform.machine()} CPU, {os.cpu_count()} cores"
 
 
 def _rows(results: dict, data: str, protocol: str) -> list[dict]:

@@ -70,7 +70,7 @@ def measure(transform: Transform, pair: Pair) -> dict[str, float]:
             results[f"{prefix}tre_mm"] = error["mean_mm"]
             results[f"{prefix}median_tre_mm"] = error["median_mm"]
             if pair.is_images and pair.rank == 2:
-                diagonal = float(np.linalg.norm(pair.moving.grid.extent))
+                diagonal = float(np.linalg.norm(pair.fixed.grid.extent))
                 results[f"{prefix}median_rtre"] = error["median_mm"] / diagonal
     if not pair.is_images:
         moved = transform.move(pair.moving.points)
@@ -107,7 +107,7 @@ def _ncc(transform: Transform, pair: Pair) -> float:
     """Correlation of grey values where the moving image reaches, within the fixed mask."""
     grid = pair.fixed.grid
     everywhere = Image(np.ones((*pair.moving.shape, 1), np.float32), pair.moving.grid)
-    inside = transform.warp(everywhere, grid, order="nearest").array > 0
+    inside = transform.warp(everywhere, grid, outside=0.0).array > 0.5
     if pair.fixed_mask is not None:
         inside &= np.asarray(pair.fixed_mask)[..., None] > 0
     moved = transform.warp(pair.moving.grey(), grid).array

@@ -83,7 +83,11 @@ class Transform:
         return ops.convert_to_numpy(jacobian_determinant(field))[0]
 
     def warp(
-        self, image: Image, grid: Grid | None = None, order: str = "linear", outside: float = 0.0
+        self,
+        image: Image,
+        grid: Grid | None = None,
+        order: str = "linear",
+        outside: float | None = None,
     ) -> Image:
         """Resamples a moving image on a fixed grid.
 
@@ -91,12 +95,17 @@ class Transform:
             image: in the moving space, on any grid.
             grid: the result's; default `fixed_grid`.
             order: "linear" or "nearest" (for labels).
-            outside: value where the moving image does not reach.
+            outside: value where the moving image does not reach; None is the image's smallest
+                (air in CT), and 0 for "nearest".
 
         Raises:
-            ValueError: without a grid, or for an image of another rank.
+            ValueError: without a grid, for an image of another rank, or an unknown order.
         """
+        if order not in ("linear", "nearest"):
+            raise ValueError(f"order must be 'linear' or 'nearest', not {order!r}.")
         grid = self._grid(grid)
+        if outside is None:
+            outside = 0.0 if order == "nearest" else float(image.array.min())
         if image.rank != grid.rank:
             raise ValueError(
                 f"image has rank {image.rank}, the fixed grid rank {grid.rank}; they must agree."
@@ -189,7 +198,7 @@ class Affine(Transform):
                 f"matrix and offset must be [rank, rank] and [rank], rank 2 or 3, not "
                 f"{self.matrix.shape} and {self.offset.shape}."
             )
-        if abs(np.linalg.det(self.matrix)) < 1e-12:
+        if not np.linalg.cond(self.matrix) < 1e12:
             raise ValueError("matrix is singular: the transform would have no inverse.")
         self.fixed_grid = fixed_grid
 
@@ -211,7 +220,7 @@ class Affine(Transform):
     def __matmul__(self, other):
         if isinstance(other, Affine):
             offset = self.matrix @ other.offset + self.offset
-            return Affine(self.matrix @ other.matrix, offset, other.fixed_grid or self.fixed_grid)
+            return Affine(self.matrix @ other.matrix, offset, other.fixed_grid)
         return super().__matmul__(other)
 
     def _itk(self, grid):
@@ -329,8 +338,8 @@ class Composed(Transform):
 
     @property
     def fixed_grid(self) -> Grid | None:
-        """The grid of the part next to the fixed image that has one."""
-        return next((p.fixed_grid for p in reversed(self.parts) if p.fixed_grid), None)
+        """The grid of the part next to the fixed image; those of other parts lie elsewhere."""
+        return self.parts[-1].fixed_grid
 
     def pull(self, points):
         for part in reversed(self.parts):

@@ -57,6 +57,10 @@ class Scan:
     def __len__(self) -> int:
         return len(self.points)
 
+    def __repr__(self) -> str:
+        kind = "points" if self.normals is None else "oriented points"
+        return f"Scan({self.name!r}, {len(self)} {kind} in {self.dims} dimensions)"
+
     @property
     def dims(self) -> int:
         """2 for a planar curve, 3 for a surface."""
@@ -64,9 +68,14 @@ class Scan:
 
     @property
     def frame(self) -> tuple[np.ndarray, float]:
-        """Centre `[dims]` and half the longest side of the bounding box, in the scan's units."""
+        """Centre `[dims]` and half the longest side of the bounding box, in the scan's units.
+
+        Both are rounded to float32, in which models store them, so that the frame of training and
+        the frame of use are one, however far from the origin the scan lies.
+        """
         low, high = self.points.min(axis=0), self.points.max(axis=0)
-        return (low + high) / 2, float((high - low).max() / 2)
+        centre = ((low + high) / 2).astype(np.float32).astype(np.float64)
+        return centre, float(np.float32((high - low).max() / 2))
 
     @classmethod
     def read(cls, path: str | Path) -> Scan:
@@ -85,9 +94,7 @@ class Scan:
             ValueError: for an unknown suffix, a file that is not what its suffix says, or points
                 that are no scan.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"path: no file {str(path)!r}.")
+        path = _existing(path)
         suffix = path.suffix.lower()
         if suffix not in MESH_SUFFIXES + TABLE_SUFFIXES:
             known = ", ".join(MESH_SUFFIXES + TABLE_SUFFIXES)
@@ -125,7 +132,18 @@ class Scan:
             raise ValueError(f"test must lie between 0 and 1, not {test}.")
         order = np.random.default_rng(seed).permutation(len(self))
         count = int(test * len(self))
+        if not 2 <= count <= len(self) - 2:
+            raise ValueError(
+                f"test={test} leaves fewer than two of the {len(self)} points on one side."
+            )
         return self.subset(np.sort(order[count:])), self.subset(np.sort(order[:count]))
+
+
+def _existing(path: str | Path) -> Path:
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"path: no file {str(path)!r}.")
+    return path
 
 
 def read_mesh(path: str | Path):
@@ -141,9 +159,7 @@ def read_mesh(path: str | Path):
         FileNotFoundError: if there is no such file.
         ValueError: for a file that is not what its suffix says.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"path: no file {str(path)!r}.")
+    path = _existing(path)
     try:
         return _load_mesh(path)
     except Exception as error:
@@ -254,4 +270,10 @@ def _read_table(path: Path, suffix: str) -> dict:
     if rows.ndim != 2 or rows.shape[1] not in (2, 3, 4, 6):
         raise ValueError(f"expected rows of 2, 3, 4 or 6 numbers, found the shape {rows.shape}")
     dims = {2: 2, 3: 3, 4: 2, 6: 3}[rows.shape[1]]
-    return {"points": rows[:, :dims], "normals": rows[:, dims:] if rows.shape[1] > dims else None}
+    points, rest = rows[:, :dims], rows[:, dims:]
+    if rest.size and not np.allclose(np.linalg.norm(rest, axis=1), 1.0, atol=0.01):
+        raise ValueError(
+            f"columns {dims + 1} to {rows.shape[1]} are no unit normals; intensities or colours? "
+            "Keep the coordinates alone, or the coordinates and unit normals"
+        )
+    return {"points": points, "normals": rest if rest.size else None}

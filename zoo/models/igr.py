@@ -95,6 +95,10 @@ class IGR(Model):
         super().__init__(autocast=False, **{**kwargs, "dtype": "float32"})
         if dims not in (2, 3):
             raise ValueError(f"dims must be 2 or 3, not {dims}.")
+        if points_per_step is not None and points_per_step < 1:
+            raise ValueError(f"points_per_step must be positive or None, not {points_per_step}.")
+        if neighbours < 1 or box <= 0:
+            raise ValueError(f"neighbours and box must be positive, not {neighbours} and {box}.")
         self.network = CoordinateMLP(
             width=width,
             depth=depth,
@@ -190,7 +194,7 @@ class IGR(Model):
     def default_optimizer(self):
         return keras.optimizers.Adam(HalvingDecay())
 
-    def prepare(self, data, steps_per_epoch=100, points_per_step=None, seed=0):
+    def prepare(self, data, steps_per_epoch=100, points_per_step=None, seed=0, validation=False):
         """A scan (or mesh, array of points, dict of `points` and `normals`) as batches.
 
         The bounding box of the scan becomes the frame of the model.
@@ -200,6 +204,7 @@ class IGR(Model):
             steps_per_epoch: batches that count as an epoch.
             points_per_step: overrides the constructor's.
             seed: of the samples.
+            validation: the scan is not trained on: the frame of the model stays.
 
         Raises:
             ValueError: for a scan of other dimension than the model's, or one with too few points.
@@ -208,17 +213,20 @@ class IGR(Model):
         if scan is None:
             return data
         self._check_dims(scan)
-        centre, scale = scan.frame
-        self.centre.assign(centre)
-        self.scale.assign(scale)
-        return SurfaceSampler(
+        centre, scale = (self._centre, self._scale) if validation else scan.frame
+        sampler = SurfaceSampler(
             scan,
+            (centre, scale),
             steps=steps_per_epoch,
             points=points_per_step or self.points_per_step,
             neighbours=self.neighbours,
             box=self.box,
             seed=seed,
         )
+        # Only after the sampler has accepted the scan: a refused fit leaves the model as it was.
+        self.centre.assign(centre)
+        self.scale.assign(scale)
+        return sampler
 
     # Use of a fitted model
 
@@ -226,7 +234,7 @@ class IGR(Model):
         """Signed distance `[n, 1]` at points `[n, dims]`, in the units of the scan.
 
         The points are brought into the model's frame in double precision, so clouds far from the
-        origin lose nothing. Memory is bounded by `batch_size` points at a time.
+        origin keep their detail, which calling the model on float32 points loses. Memory is bounded by `batch_size` points at a time.
 
         Args:
             x: array of points, or a scan; anything else goes to `keras.Model.predict`.
@@ -278,8 +286,8 @@ class IGR(Model):
         )
         vertices = vertices * self._scale + self._centre
         if trim is not None:
-            limit = trim_distance or 0.04 * self._scale
-            far = cKDTree(trim.points).query(vertices, workers=-1)[0] > limit
+            limit = 0.04 * self._scale if trim_distance is None else trim_distance
+            far = cKDTree(_scan(trim, "trim").points).query(vertices, workers=-1)[0] > limit
             faces = faces[~far[faces].any(axis=1)]
         mesh = trimesh.Trimesh(vertices, faces, process=False)
         if trim is not None:
@@ -343,7 +351,7 @@ class IGR(Model):
         results = surface_metrics.held_out_distances(
             few, truth.points, self._centre, self._scale
         ) | surface_metrics.benchmark_distances(
-            sampled, truth.points, None if scan is None else scan.points
+            sampled, truth.points, None if scan is None else _scan(scan, "scan").points
         )
         if truth.normals is not None:
             results["normal_consistency"] = surface_metrics.normal_consistency(
@@ -408,6 +416,7 @@ class SurfaceSampler(keras.utils.PyDataset):
 
     Args:
         scan: the points.
+        frame: centre `[dims]` and scale of the frame; None is the scan's own.
         steps: batches of an epoch.
         points: surface points of a batch; None is 16,384 or all points of a smaller scan.
         neighbours: which neighbour's distance is the standard deviation of the local samples.
@@ -421,6 +430,7 @@ class SurfaceSampler(keras.utils.PyDataset):
     def __init__(
         self,
         scan: Scan,
+        frame: tuple[np.ndarray, float] | None = None,
         steps: int = 100,
         points: int | None = None,
         neighbours: int = 50,
@@ -438,7 +448,7 @@ class SurfaceSampler(keras.utils.PyDataset):
                 f"neighbours={neighbours} needs a scan of more points than that; "
                 f"{scan.name!r} has {len(scan)}."
             )
-        centre, scale = scan.frame
+        centre, scale = scan.frame if frame is None else frame
         self.points = ((scan.points - centre) / scale).astype(np.float32)
         self.normals = None if scan.normals is None else scan.normals.astype(np.float32)
         # On the coordinates alone: the authors' code searches positions and normals together.
@@ -486,6 +496,13 @@ class HalvingDecay(keras.optimizers.schedules.LearningRateSchedule):
 
     def get_config(self):
         return {"initial": self.initial, "interval": self.interval, "floor": self.floor}
+
+
+def _scan(data, argument: str) -> Scan:
+    scan = as_scan(data)
+    if scan is None:
+        raise ValueError(f"{argument} must be a zoo.Scan, a mesh or points, not {data!r:.60}.")
+    return scan
 
 
 def _sample_mesh(mesh, count: int, seed: int):
