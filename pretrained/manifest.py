@@ -165,7 +165,8 @@ def card(manifest: dict, preview: bool = False) -> str:
     size = manifest["files"][WEIGHTS]["bytes"]
     size = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
     parts = [f"# {name}", manifest.get("summary", ""), f"![preview]({PREVIEW})" if preview else ""]
-    parts += [f'```python\nimport zoo\n\nmodel = zoo.load("{name}")  # or the path of this folder; {size}\n```']
+    snippet = f'model = zoo.load("{name}")  # or the path of this folder; {size}'
+    parts += [f"```python\nimport zoo\n\n{snippet}\n```"]
 
     if metrics := manifest.get("metrics"):
         rows = [

@@ -234,7 +234,8 @@ class IGR(Model):
         """Signed distance `[n, 1]` at points `[n, dims]`, in the units of the scan.
 
         The points are brought into the model's frame in double precision, so clouds far from the
-        origin keep their detail, which calling the model on float32 points loses. Memory is bounded by `batch_size` points at a time.
+        origin keep their detail, which calling the model on float32 points loses. Memory is
+        bounded by `batch_size` points at a time.
 
         Args:
             x: array of points, or a scan; anything else goes to `keras.Model.predict`.
