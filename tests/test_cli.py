@@ -1,16 +1,23 @@
 """The shell commands of the README, on small cases."""
 
 import json
+import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
+import pretrained
 import zoo
-from zoo.cli import main
+from zoo.cli import main, registrations, shared, surfaces
 from zoo.data import shapes
 from zoo.data.phantoms import phantom_pair
-from zoo.io.images import write_labels
-from zoo.io.landmarks import read_landmarks, write_landmarks
+from zoo.geometry import Grid
+from zoo.io.images import read_labels, write_labels
+from zoo.io.landmarks import read_landmarks, read_named_landmarks, write_landmarks
+from zoo.transform import Affine, Dense
 
 
 def run(capsys, *words):
@@ -200,12 +207,218 @@ def test_verify(capsys, preset):
         (("train", "igr.knot", "SCAN", "--out", "folder", "--set", "width=3"), "--set"),
         (("train", "igr", "SCAN", "--out", "folder", "--set", "width"), "NAME=VALUE"),
         (("train", "igr", "SCAN", "--out", "folder", "--set", "activation=sine"), "activation"),
+        (("train", "igr", "SCAN", "--out", "folder", "--set", "widht=3"), "widht"),
+        (("train", "igr", "SCAN", "--out", "folder", "--set", "width=wide"), "zoo: "),
+        (("train", "igr", "SCAN", "--out", "folder", "--epochs", "0"), "--epochs"),
+        (("train", "affine", "SCAN", "--out", "folder"), "'surface': igr"),
+        (("train", "igr", "SCAN", "--out", "SCAN/inside"), "no folder"),
+        (("mesh", "affine", "--out", "mesh.ply"), "'registration'"),
+        (("evaluate", "igr", "pairs.csv"), "'registration': affine"),
+        (("evaluate", "igr.knot", "SCAN", "--set", "width=3"), "--set"),
+        (("evaluate", "igr.knot", "SCAN", "--samples", "0"), "--samples"),
+        (("register", "SCAN", "SCAN", "-m", "igr", "--out", "folder"), "'registration': affine"),
+        (("register", "SCAN", "SCAN", "--out", "SCAN/inside"), "no folder"),
+        (("register", "SCAN", "SCAN", "--out", "folder", "--set", "knid=rigid"), "knid"),
+        (("register", "SCAN", "SCAN", "--out", "folder", "--set", "levels=many"), "--set"),
+        (("jacobian", "SCAN", "--out", "a.png"), "--out must end in"),
+        (("view", "SCAN", "SCAN", "--out", "a.jpg"), ".png"),
     ],
 )
 def test_mistakes_give_one_line_and_no_files(capsys, scan, tmp_path, monkeypatch, words, reason):
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
-    status, out, err = run(capsys, *(scan if word == "SCAN" else word for word in words))
+    status, out, err = run(capsys, *(word.replace("SCAN", str(scan)) for word in words))
     assert status == 1 and not out
-    assert reason in err and err.startswith("zoo: ")
+    assert reason in err and err.startswith("zoo: ") and err.count("\n") == 1
     assert not list((tmp_path / "empty").iterdir())
+
+
+def test_training_resumes_only_for_the_same_content(scan, preset):
+    def folder(path, *words):
+        command = ("train", "igr", path, "--out", "folder", *words)
+        options = zoo.cli.parser().parse_args([str(word) for word in command])
+        return surfaces._backup_folder(options, zoo.Scan.read(path))
+
+    copy = scan.with_name("copy.xyz")
+    copy.write_bytes(scan.read_bytes())
+    assert folder(scan) == folder(copy) != folder(scan, "--seed", 1)
+    assert folder(scan).is_relative_to(pretrained.home())
+    rows = np.loadtxt(scan)
+    np.savetxt(copy, rows[:, :3])
+    bare = folder(copy)
+    np.savetxt(copy, rows[::-1, :3])
+    assert len({folder(scan), bare, folder(copy)}) == 3
+
+
+@pytest.fixture
+def shift(tmp_path):
+    """Pulls three voxels along x, as a field and, without a grid, as a matrix."""
+    field = np.zeros((8, 6, 2))
+    field[..., 0] = 3
+    Dense(field, Grid((8, 6))).save(tmp_path / "shift.nii.gz")
+    Affine(np.eye(2), [3.0, 0.0]).save(tmp_path / "shift.h5")
+    return tmp_path / "shift.nii.gz"
+
+
+@pytest.mark.parametrize(
+    ("name", "labels"), [("labels.png", [0, 1]), ("labels.nii.gz", [2**30 + 1, -7])]
+)
+def test_warped_labels_keep_their_values(capsys, shift, tmp_path, name, labels):
+    array = np.full((8, 6), labels[0])
+    array[4:] = labels[1]
+    write_labels(tmp_path / name, array, Grid((8, 6)))
+    out = tmp_path / f"moved_{name}"
+    words = ("warp", tmp_path / name, shift, "--out", out, "--nearest")
+    assert run(capsys, *words)[0] == 0
+    expected = np.zeros((8, 6))
+    expected[:5] = array[3:]
+    np.testing.assert_array_equal(read_labels(out)[0], expected)
+    assert run(capsys, *words, "--outside", 5)[0] == 0
+    assert (read_labels(out)[0][5:] == 5).all()
+    status, _, err = run(capsys, *words, "--outside", 0.5)
+    assert status == 1 and "--outside" in err
+
+
+def test_warp_outside_and_like(capsys, shift, tmp_path):
+    image = zoo.Image(np.arange(48.0).reshape(8, 6) - 1000, Grid((8, 6)))
+    source, out = tmp_path / "ct.nii.gz", tmp_path / "out.nii.gz"
+    image.write(source)
+    for words, value in (((), -1000), (("--outside", "-24"), -24)):
+        run(capsys, "warp", source, shift, "--out", out, *words)
+        assert (zoo.Image.read(out).array[5:] == value).all()
+    bare = shift.with_name("shift.h5")
+    for words in (("warp", source, bare), ("jacobian", bare)):
+        status, _, err = run(capsys, *words, "--out", out)
+        assert status == 1 and "--like" in err
+        assert run(capsys, *words, "--out", out, "--like", source)[0] == 0
+
+
+def test_warp_keeps_the_names_of_landmarks(capsys, shift, tmp_path):
+    source, out = tmp_path / "points.csv", tmp_path / "out.csv"
+    write_landmarks(source, [[4, 2], [5, 3]], ["nose", "chin"])
+    assert run(capsys, "warp", source, shift, "--out", out)[0] == 0
+    names, points = read_named_landmarks(out)
+    assert names == ["nose", "chin"]
+    np.testing.assert_allclose(points, [[1, 2], [2, 3]], atol=1e-4)
+
+
+@pytest.mark.parametrize("suffix", [".xyz", ".npy", ".npz"])
+def test_warp_a_table_of_points(capsys, shift, tmp_path, suffix):
+    points = np.random.default_rng(0).random((9, 2))
+    np.save(tmp_path / "cloud.npy", points)
+    out = tmp_path / f"out{suffix}"
+    transform = shift.with_name("shift.h5")
+    assert run(capsys, "warp", tmp_path / "cloud.npy", transform, "--out", out)[0] == 0
+    np.testing.assert_allclose(zoo.Scan.read(out).points, points - [3, 0])
+    status, _, err = run(capsys, "warp", out, transform, "--out", tmp_path / "out.csv")
+    assert status == 1 and "--out" in err
+
+
+def test_the_default_preset_is_named_and_samples_are_passed_on(capsys, scan, monkeypatch):
+    class Model:
+        def evaluate(self, truth, **options):
+            return {"samples": options["samples"]}
+
+    loaded = []
+    monkeypatch.setattr("zoo.api.load", lambda name: loaded.append(name) or Model())
+    status, out, err = run(capsys, "evaluate", "igr", scan, "--json")
+    assert status == 0 and json.loads(out) == {"samples": 100_000}
+    assert loaded[0].startswith("igr.") and loaded[0] in err
+    _, out, err = run(capsys, "evaluate", "igr.knot", scan, "--json", "--samples", 7)
+    assert json.loads(out) == {"samples": 7} and not err
+
+
+def test_numbers_that_are_not_finite(capsys):
+    results = {"a": math.nan, "b": [np.float64("inf"), 1.5], "c": {"d": 2}}
+    assert json.loads(shared.dumps(results)) == {"a": None, "b": [None, 1.5], "c": {"d": 2}}
+    shared.print_numbers({"a": math.nan}, True)
+    assert json.loads(capsys.readouterr().out) == {"a": None}
+    assert registrations._mean("dice", [1.0, math.nan, 2.0]) == 1.5
+    assert "dice is undefined for 1 of 3" in capsys.readouterr().err
+    assert math.isnan(registrations._mean("dice", [math.nan]))
+
+
+def test_register_pictures_of_16_bits(capsys, tmp_path):
+    from PIL import Image as Pillow
+
+    pair, _, _ = phantom_pair((48, 40), spacing=1.0)
+    for side in ("fixed", "moving"):
+        array = np.rint(getattr(pair, side).array[..., 0].T * 4000)
+        Pillow.fromarray(array.astype(np.uint16)).save(tmp_path / f"{side}.png")
+    out = tmp_path / "out"
+    words = ("register", tmp_path / "fixed.png", tmp_path / "moving.png", "--out", out)
+    quick = ("--epochs", 1, "--set", "levels=1", "--set", "start=identity")
+    status, _, err = run(capsys, *words, *quick)
+    assert status == 0, err
+    assert zoo.Image.read(out / "moved.nii.gz").array.max() > 255
+    status, _, err = run(capsys, *words, *quick)
+    assert status == 1 and "--overwrite" in err
+
+
+def test_register_planar_clouds_and_overwrite(capsys, tmp_path):
+    points = np.random.default_rng(0).random((60, 2)) * [2, 1]
+    np.save(tmp_path / "fixed.npy", points)
+    np.save(tmp_path / "moving.npy", points + 0.05)
+    out = tmp_path / "out"
+    out.mkdir()
+    words = ("register", tmp_path / "fixed.npy", tmp_path / "moving.npy", "--out", out)
+    status, _, err = run(capsys, *words, "--set", "kind=rigid")
+    assert status == 0, err
+    np.testing.assert_allclose(zoo.Scan.read(out / "moved.xyz").points, points, atol=1e-3)
+    (out / "moved.png").touch()
+    (out / "notes.txt").touch()
+    assert run(capsys, *words)[0] == 1
+    assert run(capsys, *words, "--overwrite")[0] == 0
+    names = {path.name for path in out.iterdir()}
+    assert names == {"moved.xyz", "notes.txt", "results.json", "transform.h5"}
+
+
+def test_ctrl_c(capsys, scan, tmp_path, monkeypatch):
+    def interrupted(*words, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(surfaces, "check_folder", interrupted)
+    monkeypatch.setattr(registrations, "check_folder", interrupted)
+    status, _, err = run(capsys, "train", "igr", scan, "--out", tmp_path / "folder")
+    assert status == 130 and err == "zoo: interrupted; the same command resumes\n"
+    status, _, err = run(capsys, "register", scan, scan, "--out", tmp_path / "folder")
+    assert status == 130 and err == "zoo: interrupted\n"
+
+
+def test_reprs_take_one_line(images):
+    pair = zoo.Pair.read(images / "fixed.nii.gz", images / "moving.nii.gz")
+    assert repr(pair.fixed) == "Image('fixed', 48 x 40 voxels, channels=1)"
+    assert repr(pair) == f"Pair({pair.fixed!r} <- {pair.moving!r})"
+    marked = zoo.Pair(np.eye(3), np.eye(3) + 1, weights=np.ones(3))
+    assert "with weights" in repr(marked) and "\n" not in repr(marked)
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0 and zoo.__version__ in capsys.readouterr().out
+
+
+def test_what_imports_print_is_kept_and_shown_on_failure(capfd):
+    with shared.silent_import():
+        os.write(2, b"build options")
+    assert not capfd.readouterr().err
+    with pytest.raises(ImportError), shared.silent_import():
+        os.write(2, b"no such library")
+        raise ImportError("broken")
+    assert "no such library" in capfd.readouterr().err
+
+
+def test_commands_are_quiet_and_listing_needs_no_tensorflow(shift, tmp_path):
+    code = "import sys; from zoo.cli import main; status = main(sys.argv[1:]); "
+
+    def fresh(check, *words):
+        command = [sys.executable, "-c", code + check, *map(str, words)]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    result = fresh("sys.exit(status)", "jacobian", shift, "--out", tmp_path / "det.nii.gz")
+    assert result.returncode == 0 and not result.stderr
+    absent = "sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
+    mistake = ("train", "igr", "absent.ply", "--out", tmp_path / "folder")
+    for words in (("list",), ("show", "igr.knot"), ("verify", "igr.knot"), mistake):
+        assert fresh(absent, *words).returncode == 0

@@ -7,9 +7,10 @@ import os
 import sys
 from pathlib import Path
 
+from zoo import __version__
 from zoo.cli import browse, registrations, surfaces
 from zoo.cli.registrations import COMPANIONS
-from zoo.cli.shared import FAILED
+from zoo.cli.shared import FAILED, INTERRUPTED
 
 SETTING = {
     "action": "append",
@@ -26,14 +27,18 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: the words after `zoo`; None takes them from the shell.
 
     Returns:
-        The exit status: 0, or 1 when something the user gave is at fault, with one line of reason
-        on standard error.
+        The exit status: 0; 1 when something the user gave is at fault, with one line of reason on
+        standard error; 130 after Ctrl-C.
     """
     parsed = parser().parse_args(arguments)
     # TensorFlow prints its build options on import, which hides what the command says.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         return parsed.run(parsed) or 0
+    except KeyboardInterrupt:
+        resumes = "; the same command resumes" if parsed.run is surfaces.train else ""
+        print(f"zoo: interrupted{resumes}", file=sys.stderr)
+        return INTERRUPTED
     except BrokenPipeError:
         # The reader of `zoo list | head` is gone; there is nobody left to tell.
         sys.stdout = None
@@ -48,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="zoo", description="Deformable registration and neural surfaces, by name."
     )
+    top.add_argument("--version", action="version", version=f"zoo {__version__}")
     commands = top.add_subparsers(required=True, metavar="command")
 
     def command(name, run, help, json_option=True):
@@ -87,6 +93,7 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--scan", type=Path, help="the fitted scan, for one-sided distances")
     sub.add_argument("--resolution", type=int, default=256)
+    sub.add_argument("--samples", type=int, default=100_000, help="points on the mesh")
     sub.add_argument("--set", **SETTING)
 
     sub = command(
@@ -98,6 +105,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--epochs", type=int, help="of the optimisation for this pair")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--set", **SETTING)
+    sub.add_argument("--overwrite", action="store_true", help="replace existing results")
 
     sub = command(
         "warp", registrations.warp, "apply a transform to an image, landmarks, a mesh or a cloud"
@@ -106,7 +114,14 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("transform", type=Path, help="a field or ITK transform, as register writes it")
     sub.add_argument("--out", type=Path, required=True)
     sub.add_argument("--like", type=Path, help="an image whose grid the result has")
-    sub.add_argument("--nearest", action="store_true", help="for labels")
+    sub.add_argument("--nearest", action="store_true", help="for labels, which stay integers")
+    sub.add_argument(
+        "--outside",
+        type=float,
+        metavar="NUMBER",
+        help="value where the moving image does not reach; its minimum, or 0 for labels, when "
+        "left out",
+    )
 
     sub = command(
         "jacobian", registrations.jacobian, "the Jacobian determinant of a transform as an image"

@@ -3,46 +3,65 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
 from pathlib import Path
 
-from zoo.cli.shared import assignment, is_preset, print_numbers
+from zoo.cli.shared import (
+    check_folder,
+    create,
+    dumps,
+    is_preset,
+    load_keras,
+    print_numbers,
+    require_task,
+    settings,
+)
 
 COMPANIONS = [
     f"{side}_{what}" for side in ("fixed", "moving") for what in ("mask", "labels", "landmarks")
 ]
 
+# What `zoo register` may write; which of it depends on the pair.
+RESULTS = {
+    "transform.h5",
+    "warp.nii.gz",
+    "registration.png",
+    "results.json",
+    *(f"moved{suffix}" for suffix in (".png", ".nii.gz", ".ply", ".xyz")),
+}
+
 
 def register(options):
-    import keras
-
-    from zoo.data.scan import write_mesh
-    from zoo.io import written_whole
-    from zoo.io.images import PICTURE_SUFFIXES, image_suffix
-
+    check_folder(options.out, options.overwrite)
+    require_task(options.method, "registration")
+    config = settings(options.method, options.set)
+    if options.epochs is not None and options.epochs < 1:
+        raise ValueError(f"--epochs must be at least 1, not {options.epochs}.")
     pair = _read_pair(options)
+    moved = _moved_name(options.moving, pair)
+    keras = load_keras()
+    from zoo.io import written_whole
+
     keras.utils.set_random_seed(options.seed)
-    model = _registration(options.method, pair.rank, options.set)
+    model = _registration(options.method, pair.rank, config)
     _fit_if_needed(model, pair, options.method, options.epochs)
     transform, results = model.transform(pair), model.evaluate(pair)
     options.out.mkdir(parents=True, exist_ok=True)
     transform.save(options.out / "transform.h5")
+    written = {"transform.h5", moved, "results.json"}
     if pair.is_images:
-        # A picture stays a picture.
-        suffix = ".png" if image_suffix(options.moving) in PICTURE_SUFFIXES else ".nii.gz"
-        transform.warp(pair.moving, pair.fixed.grid).write(options.out / f"moved{suffix}")
+        transform.warp(pair.moving, pair.fixed.grid).write(options.out / moved)
         transform.save(options.out / "warp.nii.gz", pair.fixed.grid)
         _draw(pair, transform, options.out / "registration.png")
+        written |= {"warp.nii.gz", "registration.png"}
     else:
-        import trimesh
-
-        points = transform.move(pair.moving.points)
-        if pair.moving.faces is None:
-            moved = trimesh.PointCloud(points)
-        else:
-            moved = trimesh.Trimesh(points, pair.moving.faces, process=False)
-        write_mesh(moved, options.out / "moved.ply")
+        _write_cloud(options.out / moved, transform.move(pair.moving.points), pair.moving.faces)
     with written_whole(options.out / "results.json") as partial:
-        partial.write_text(json.dumps(results, indent=2) + "\n")
+        partial.write_text(dumps(results) + "\n")
+    for name in RESULTS - written:
+        # Of a run that --overwrite replaces.
+        (options.out / name).unlink(missing_ok=True)
     print_numbers(results, options.json)
 
 
@@ -50,22 +69,33 @@ def warp(options):
     import numpy as np
 
     import zoo
-    from zoo.data.image import Image
-    from zoo.data.scan import MESH_SUFFIXES, read_mesh, write_mesh
+    from zoo.data.scan import MESH_SUFFIXES, TABLE_SUFFIXES, read_mesh, write_mesh
     from zoo.io.images import image_suffix
-    from zoo.io.landmarks import read_landmarks, write_landmarks
+    from zoo.io.landmarks import read_named_landmarks, write_landmarks
 
     transform = zoo.Transform.load(options.transform)
+    suffix = options.moving.suffix.lower()
     if image_suffix(options.moving):
-        grid = None if options.like is None else Image.read(options.like).grid
-        order = "nearest" if options.nearest else "linear"
-        transform.warp(Image.read(options.moving), grid, order).write(options.out)
-    elif options.moving.suffix.lower() in MESH_SUFFIXES:
+        _warp_image(transform, options)
+    elif suffix in MESH_SUFFIXES:
         mesh = read_mesh(options.moving)
+        load_keras()
         mesh.vertices = transform.move(np.asarray(mesh.vertices))
         write_mesh(mesh, options.out)
+    elif suffix in TABLE_SUFFIXES:
+        if options.out.suffix.lower() not in TABLE_SUFFIXES:
+            raise ValueError(
+                f"--out must end in one of {', '.join(TABLE_SUFFIXES)} for a cloud, not "
+                f"{options.out.name!r}."
+            )
+        scan = zoo.Scan.read(options.moving)
+        if scan.normals is not None:
+            print("zoo: the normals of the cloud are left out", file=sys.stderr)
+        load_keras()
+        _write_cloud(options.out, transform.move(scan.points))
     else:
-        write_landmarks(options.out, transform.move(read_landmarks(options.moving)))
+        names, points = read_named_landmarks(options.moving)
+        write_landmarks(options.out, transform.move(points), names)
     if options.json:
         print(json.dumps({"out": str(options.out)}))
     else:
@@ -75,10 +105,18 @@ def warp(options):
 def jacobian(options):
     import zoo
     from zoo.data.image import Image
+    from zoo.io.images import VOLUME_SUFFIXES, image_suffix
+
+    if image_suffix(options.out) not in VOLUME_SUFFIXES:
+        raise ValueError(
+            f"--out must end in one of {', '.join(VOLUME_SUFFIXES)}, not {options.out.name!r}: "
+            "determinants are no grey values."
+        )
+    transform = zoo.Transform.load(options.transform)
+    grid = _grid(transform, options)
+    load_keras()
     from zoo.metrics.registration import fold_percentage
 
-    transform = zoo.Transform.load(options.transform)
-    grid = transform.fixed_grid if options.like is None else Image.read(options.like).grid
     determinant = transform.jacobian_determinant(grid)
     Image(determinant[..., None], grid).write(options.out)
     numbers = {
@@ -93,7 +131,10 @@ def view(options):
     import zoo
     from zoo.transform import Affine
 
+    if options.out.suffix.lower() != ".png":
+        raise ValueError(f"--out must end in .png, not {options.out.name!r}.")
     pair = _read_pair(options)
+    load_keras()
     if not pair.is_images:
         from zoo.view.figures import cloud_figure
 
@@ -112,32 +153,113 @@ def view(options):
 def evaluate_pairs(options):
     from zoo.data.pairs import read_table
 
+    require_task(options.model, "registration")
+    config = settings(options.model, options.set)
+    pairs = read_table(options.truth)
+    load_keras()
     rows = []
-    for pair in read_table(options.truth):
-        model = _registration(options.model, pair.rank, options.set)
+    for pair in pairs:
+        model = _registration(options.model, pair.rank, config)
         _fit_if_needed(model, pair, options.model)
         rows.append({"pair": pair.name} | model.evaluate(pair))
     if options.json:
-        print(json.dumps(rows, indent=2))
+        print(dumps(rows))
         return
     for row in rows:
         print(row.pop("pair"))
         print_numbers(row, False)
     names = [name for name in rows[0] if all(name in row for row in rows)]
     print(f"mean of {len(rows)} pairs")
-    print_numbers({name: sum(row[name] for row in rows) / len(rows) for name in names}, False)
+    print_numbers({name: _mean(name, [row[name] for row in rows]) for name in names}, False)
 
 
-def _registration(name: str, rank: int, settings: list[str]):
+def _mean(name: str, values: list[float]) -> float:
+    """The mean without NaN, such as the overlap of labels that an image lacks."""
+    numbers = [value for value in values if not math.isnan(value)]
+    if len(numbers) < len(values):
+        left_out = len(values) - len(numbers)
+        print(f"zoo: {name} is undefined for {left_out} of {len(values)} pairs", file=sys.stderr)
+    return sum(numbers) / len(numbers) if numbers else math.nan
+
+
+def _registration(name: str, rank: int, config: dict):
     """A preset, or a fresh model of the pair's dimension."""
     import zoo
 
-    config = dict(assignment(text) for text in settings)
-    if is_preset(name):
-        if config:
-            raise ValueError("--set configures a fresh method; a preset has its configuration.")
-        return zoo.load(name)
-    return zoo.create(name, **({"dims": rank} | config))
+    return zoo.load(name) if is_preset(name) else create(name, config, rank)
+
+
+def _moved_name(moving: Path, pair) -> str:
+    """The file for the moved image or cloud: of the kind of the moving one where that holds it."""
+    from zoo.io.images import PICTURE_SUFFIXES, image_suffix
+
+    if not pair.is_images:
+        return "moved.ply" if pair.rank == 3 else "moved.xyz"
+    array = pair.moving.array
+    fits = array.min() >= 0 and array.max() <= 255 and array.shape[-1] in (1, 3)
+    return "moved.png" if image_suffix(moving) in PICTURE_SUFFIXES and fits else "moved.nii.gz"
+
+
+def _write_cloud(path: Path, points, faces=None):
+    import numpy as np
+
+    from zoo.data.scan import write_mesh
+    from zoo.io import written_whole
+
+    suffix = path.suffix.lower()
+    if suffix == ".ply":
+        import trimesh
+
+        moved = trimesh.PointCloud(points)
+        if faces is not None:
+            moved = trimesh.Trimesh(points, faces, process=False)
+        write_mesh(moved, path)
+        return
+    with written_whole(path) as partial:
+        if suffix == ".npz":
+            np.savez(partial, points=points)
+        elif suffix == ".npy":
+            np.save(partial, points)
+        else:
+            np.savetxt(partial, points)
+
+
+def _warp_image(transform, options):
+    import numpy as np
+
+    from zoo.data.image import Image
+    from zoo.io.images import read_labels, write_labels
+
+    grid = _grid(transform, options)
+    if not options.nearest:
+        image = Image.read(options.moving)
+        load_keras()
+        transform.warp(image, grid, outside=options.outside).write(options.out)
+        return
+    outside = options.outside or 0
+    if outside != round(outside):
+        raise ValueError(f"--outside must be a whole number for labels, not {outside:g}.")
+    labels, source = read_labels(options.moving)
+    load_keras()
+    # Images hold float32, which not every label fits: their ranks are warped in their place.
+    known = np.unique(np.append(labels.astype(np.int64), int(outside)))
+    ranks = Image(np.searchsorted(known, labels), source)
+    beyond = float(np.searchsorted(known, int(outside)))
+    moved = transform.warp(ranks, grid, "nearest", outside=beyond).array[..., 0]
+    write_labels(options.out, known[np.rint(moved).astype(int)], grid)
+
+
+def _grid(transform, options):
+    """The grid of `--like`, or the transform's own."""
+    from zoo.data.image import Image
+
+    if options.like is not None:
+        return Image.read(options.like).grid
+    if transform.fixed_grid is None:
+        raise ValueError(
+            "--like is needed: this transform has no grid of its own; name the fixed image."
+        )
+    return transform.fixed_grid
 
 
 def _fit_if_needed(model, pair, name: str, epochs: int | None = None):

@@ -53,6 +53,10 @@ class Image:
             raise ValueError(f"array must be finite; {bad} values are NaN or infinite.")
         object.__setattr__(self, "array", array)
 
+    def __repr__(self) -> str:
+        size = " x ".join(map(str, self.shape))
+        return f"Image({self.name!r}, {size} voxels, channels={self.channels})"
+
     @property
     def rank(self) -> int:
         """2 for pictures, 3 for volumes."""

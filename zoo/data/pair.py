@@ -72,6 +72,11 @@ class Pair:
         self._check_landmarks()
         self._check_weights()
 
+    def __repr__(self) -> str:
+        present = [name for name in COMPANIONS if getattr(self, name) is not None]
+        companions = f", with {', '.join(present)}" if present else ""
+        return f"Pair({self.fixed!r} <- {self.moving!r}{companions})"
+
     @property
     def is_images(self) -> bool:
         """Whether this is a pair of images; otherwise it is one of clouds."""
