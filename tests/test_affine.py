@@ -1,5 +1,8 @@
 """Affine registration: known maps are found again, on images and on clouds."""
 
+import warnings
+
+import keras
 import numpy as np
 import pytest
 import scipy.linalg
@@ -267,6 +270,174 @@ def test_clouds_are_predicted_and_measured():
     assert history.history["loss"][-1] < 1e-3
 
 
+@pytest.mark.parametrize("kind", ["similarity", "affine"])
+@pytest.mark.parametrize("factor", [0.01, 0.1, 10, 1000])
+def test_clouds_of_very_different_sizes(kind, factor):
+    fixed = cloud()
+    truth = Affine(factor * turn(20, 3), [3, 1, 2])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of the pair: unlike units
+        pair = Pair(Scan(fixed), Scan(truth.pull(fixed)))
+    _, found, _ = register(pair, kind=kind)
+    np.testing.assert_allclose(found.matrix / factor, truth.matrix / factor, atol=1e-4)
+
+
+def test_a_part_of_a_cloud_keeps_its_scale():
+    fixed = cloud(rank=2)
+    truth = Affine(turn(10), [3, 1])
+    pair = Pair(Scan(fixed), Scan(truth.pull(fixed[fixed[:, 0] > -2])))
+    _, found, _ = register(pair, kind="similarity", trim=0.7)
+    np.testing.assert_allclose(np.linalg.svd(found.matrix)[1], 1, atol=0.05)
+
+
+def test_a_collapsed_cloud_is_refused(monkeypatch):
+    monkeypatch.setattr(affine, "_fit_points", lambda *_: (1e-5 * np.eye(3), np.zeros(3)))
+    pair = Pair(Scan(cloud()), Scan(cloud() + 1))
+    with pytest.raises(ValueError, match="collapses"):
+        AffineRegistration(kind="affine").fit(pair)
+
+
+@pytest.mark.parametrize("kind", affine.KINDS)
+def test_clouds_far_from_the_origin_lose_no_digits(kind):
+    centre = np.array([5e5, 5.2e6, 300])
+    fixed = cloud()
+    truth = Affine(turn(15, 3), [3, 1, 2])
+    moving = truth.pull(fixed)
+    pair = Pair(Scan(fixed + centre), Scan(moving + 2 * centre))
+    model, found, _ = register(pair, kind=kind)
+    np.testing.assert_allclose(found.pull(pair.fixed.points), pair.moving.points, atol=1e-4)
+    np.testing.assert_allclose(found.move(pair.moving.points), pair.fixed.points, atol=1e-4)
+
+
+def test_weights_of_points_count():
+    fixed = cloud()
+    truth = Affine(turn(15, 3), [3, 1, 2])
+    moving = truth.pull(fixed)
+    moving[:40] += 1.5
+    weights = np.ones(400)
+    errors = []
+    for weight in (1.0, 0.01, 0.0):
+        weights[:40] = weight
+        pair = Pair(Scan(fixed), Scan(moving), weights=weights)
+        _, found, _ = register(pair, kind="rigid", trim=1.0)
+        errors.append(np.linalg.norm(found.pull(fixed) - truth.pull(fixed), axis=1).max())
+    assert errors[0] > 5 * errors[1]
+    # Without the points there are holes, which pull at the points of the other cloud.
+    assert errors[2] < errors[0]
+
+
+@pytest.mark.parametrize(
+    ("points", "kind", "message"),
+    [
+        ([[0, 0, 0], [1, 0, 0]], "rigid", "fixed: the 2 points.*span 1 of 3.*at least 3 points"),
+        (np.c_[cloud(50, 2), np.zeros(50)], "affine", "fixed: the 50 points.*span 2 of 3.*span 3"),
+        (np.outer(np.arange(9.0), [1, 2, 3]), "similarity", "span 1 of 3"),
+    ],
+)
+def test_clouds_that_leave_the_map_open_are_refused(points, kind, message):
+    model = AffineRegistration(kind=kind)
+    with pytest.raises(ValueError, match=message):
+        model.fit(Pair(Scan(np.array(points, float)), Scan(cloud())))
+
+
+def test_flat_clouds_align_rigidly():
+    fixed = np.c_[cloud(100, 2), np.zeros(100)]
+    truth = Affine(turn(20, 3), [3, 1, 2])
+    _, found, _ = register(Pair(Scan(fixed), Scan(truth.pull(fixed))), kind="rigid")
+    np.testing.assert_allclose(found.pull(fixed), truth.pull(fixed), atol=1e-3)
+
+
+# Fits, one after the other, and what Keras may ask of them
+
+
+def test_nothing_remains_of_the_fit_before():
+    pair, _ = scene(2, turn(8), (2, -1))
+    points = cloud(rank=2)
+    clouds = Pair(Scan(points), Scan(Affine(1.3 * turn(100), [50, 20]).pull(points)))
+    options = {"kind": "similarity", "levels": 1, "start": "identity", "voxels": 500}
+    _, fresh, _ = register(pair, **options)
+    model, of_clouds, _ = register(clouds, **options)
+    model.fit(pair, verbose=0)
+    np.testing.assert_allclose(model.transform(pair).matrix, fresh.matrix, atol=1e-5)
+    np.testing.assert_allclose(model.transform(pair).offset, fresh.offset, atol=1e-4)
+    model.fit(clouds)
+    np.testing.assert_array_equal(model.transform(clouds).matrix, of_clouds.matrix)
+
+
+def test_many_levels_end():
+    pair, _ = scene(3, np.eye(3))
+    model = AffineRegistration(levels=7)
+    model.fit(pair, epochs=1, steps_per_epoch=1, verbose=0)
+    assert np.isfinite(model.transform(pair).matrix).all()
+
+
+def test_images_far_from_the_origin_lose_no_digits():
+    pair, truth = scene(2, turn(8), (2, -1))
+    options = {"kind": "rigid", "levels": 1, "start": "centres"}
+    _, near, _ = register(pair, **options)
+    shift = np.array([5e5, 5.2e6])
+    images = [
+        Image(
+            each.array,
+            Grid(each.grid.shape, each.grid.spacing, each.grid.origin + shift, each.grid.direction),
+        )
+        for each in (pair.fixed, pair.moving)
+    ]
+    _, far, _ = register(Pair(*images), **options)
+    points = pair.fixed.grid.corners()
+    np.testing.assert_allclose(far.pull(points + shift) - shift, near.pull(points), atol=0.1)
+
+
+def test_epochs_are_counted_over_the_levels(tmp_path):
+    pair, _ = scene(2, turn(8))
+    begun = []
+    log = keras.callbacks.CSVLogger(tmp_path / "log.csv")
+    watch = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: begun.append("train"))
+    watch.on_epoch_begin = lambda epoch, logs=None: begun.append(epoch)
+    model = AffineRegistration(dims=2, levels=2, voxels=500, start="identity")
+    options = {"epochs": 4, "steps_per_epoch": 2, "verbose": 0}
+    history = model.fit(pair, callbacks=[log, watch], **options)
+    assert begun == ["train", 0, 1, 2, 3, 4, 5]
+    assert history.epoch == [0, 1, 2, 3, 4, 5]
+    rows = (tmp_path / "log.csv").read_text().splitlines()[1:]
+    assert [int(row.split(",")[0]) for row in rows] == history.epoch
+    # One callback need not come in a list, and may stop the training.
+    stop = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: setattr(model, "stop_training", epoch == 1)
+    )
+    assert model.fit(pair, callbacks=stop, **options).epoch == [0, 1]
+
+
+def test_a_learning_rate_schedule_stays():
+    pair, truth = scene(2, turn(8), (2, -1))
+    model = AffineRegistration(dims=2, kind="rigid", levels=1, start="identity")
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.02, 30, 0.9)
+    model.compile(keras.optimizers.Adam(schedule))
+    model.fit(pair, verbose=0)
+    assert worst(model.transform(pair), truth, pair.fixed.grid) < 0.5
+
+
+def test_an_optimiser_whose_state_is_not_zero_at_first_begins_anew():
+    pair, truth = scene(2, turn(8), (2, -1))
+    model = AffineRegistration(dims=2, kind="rigid", levels=2, start="identity")
+    model.compile(keras.optimizers.Nadam(0.02))
+    model.fit(pair, verbose=0)
+    assert worst(model.transform(pair), truth, pair.fixed.grid) < 0.5
+
+
+def test_an_unfitted_model_says_so_once():
+    pair, _ = scene(2, np.eye(2))
+    model = AffineRegistration(dims=2, kind="rigid", levels=1, voxels=500, start="identity")
+    with pytest.warns(UserWarning, match="has not been fitted"):
+        model.predict(pair)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model.transform(pair)
+        other = AffineRegistration(dims=2, kind="rigid", levels=1, voxels=500, start="identity")
+        other.fit(pair, epochs=1, steps_per_epoch=1, verbose=0)
+        other.transform(pair)
+
+
 # Parts and bad input
 
 
@@ -300,8 +471,15 @@ def test_arguments_out_of_range_are_named(options, message):
 
 def test_a_pair_of_another_rank_is_refused():
     pair, _ = scene(2, np.eye(2))
-    with pytest.raises(ValueError, match="2 dimensions.*dims=3"):
-        AffineRegistration(dims=3).fit(pair)
+    for method in ("fit", "transform", "predict", "evaluate"):
+        with pytest.raises(ValueError, match="2 dimensions.*dims=3"):
+            getattr(AffineRegistration(dims=3), method)(pair)
+
+
+@pytest.mark.parametrize("x", [None, Scan(cloud()), np.zeros((4, 4)), [1, 2], "pair"])
+def test_what_is_no_pair_is_refused(x):
+    with pytest.raises(TypeError, match=f"x must be a zoo.Pair.*not {type(x).__name__}"):
+        AffineRegistration(dims=3).fit(x)
 
 
 # Real data

@@ -13,6 +13,8 @@ centre of the fixed image in units of its half size, so that one step length sui
 from __future__ import annotations
 
 import itertools
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import keras
@@ -23,6 +25,7 @@ from scipy.spatial import cKDTree
 
 from zoo.data.image import Image
 from zoo.data.pair import Pair
+from zoo.data.scan import Scan
 from zoo.geometry import Grid
 from zoo.losses import LNCC, NCC, MutualInformation
 from zoo.ops.sampling import identity_coordinates, sample
@@ -35,6 +38,9 @@ STARTS = ("auto", "identity", "centres", "moments")
 TURNS = (-40, -20, 0, 20, 40)  # degrees about each axis that "auto" tries
 TRIALS = 3  # of the best turns, how many start a descent
 FEW = 2000  # points that suffice to choose between starts of clouds
+ALIKE = 1.05  # ratio of the sizes of two clouds up to which only their own sizes are tried
+FLAT = 1e-6  # share of the longest axis of a cloud below which another one is none
+COLLAPSED = 1e-3  # share of its size to which a cloud must not shrink, nor grow by the inverse
 
 
 class AffineRegistration(Registration):
@@ -91,11 +97,13 @@ class AffineRegistration(Registration):
         count = len(self.generators)
         self.linear = self._weight((count,), "linear", trainable=True)
         self.shift = self._weight((dims,), "shift", trainable=True)
-        # The start and the frame of the fixed image, in world units.
+        # The frame of the fixed image, in world units, and the start, which takes its centre to
+        # the target: value and remainder, because float32 is coarse far from the origin.
         self.start_matrix = self._weight((dims, dims), "start_matrix", initializer="identity")
-        self.start_offset = self._weight((dims,), "start_offset")
+        self.target = self._weight((2, dims), "target")
         self.centre = self._weight((dims,), "centre")
         self.scale = self._weight((), "scale", initializer="ones")
+        self._warned = False
         self.built = True
 
     def _weight(self, shape, name, initializer="zeros", trainable=False):
@@ -128,8 +136,11 @@ class AffineRegistration(Registration):
         """
         moving = ops.cast(inputs["moving"], "float32")
         if len(moving.shape) == 3:
-            matrix, offset = self._world_map()
-            return {"moved": ops.matmul(moving - offset, ops.transpose(ops.inv(matrix)))}
+            linear = _exponential(self.linear, self.generators)
+            shift = ops.matmul(self.start_matrix, self.scale * self.shift)
+            inverse = ops.transpose(ops.inv(ops.matmul(self.start_matrix, linear)))
+            moved = ops.matmul(moving - self.target[0] - self.target[1] - shift, inverse)
+            return {"moved": moved + self.centre}
         shape = ops.shape(inputs["fixed"])[1:-1]
         start = identity_coordinates(shape)
         to_frame, to_index = inputs.get("to_frame"), inputs.get("to_index")
@@ -178,79 +189,146 @@ class AffineRegistration(Registration):
     def default_optimizer(self):
         return keras.optimizers.Adam(0.02)
 
-    def fit(self, x=None, y=None, *, epochs=10, steps_per_epoch=15, callbacks=None, **kwargs):
-        """Aligns a pair; other data trains as in Keras.
+    def fit(self, x=None, y=None, *, epochs=10, steps_per_epoch=None, callbacks=None, **kwargs):
+        """Aligns a pair, from the start and whatever was fitted before; other data as in Keras.
 
         Args:
-            x: a `zoo.Pair`.
+            x: a `zoo.Pair`, or a dict or a data set of `fixed` and `moving` arrays.
             epochs: on the coarsest level, half as many on each finer one; the learning rate, too,
-                is halved with each level and decays over its epochs.
-            steps_per_epoch: steps of an epoch; a level has one batch, the pair.
-            callbacks, **kwargs: of `keras.Model.fit`.
+                is halved with each level and decays over its epochs. A `LearningRateSchedule`
+                stays as it is and begins anew on each level.
+            steps_per_epoch: steps of an epoch, by default 15 for a pair; a level has one batch,
+                the pair.
+            callbacks, **kwargs: of `keras.Model.fit`. Epochs are counted on over the levels, and
+                a callback that stops the training stops all of it.
+
+        For clouds, which are aligned in closed form again and again, `epochs`, `steps_per_epoch`,
+        `callbacks` and all else (such as `verbose`) are ignored. Points outside of their mask do
+        not count, the others of the moving cloud by the pair's `weights`.
 
         Returns:
-            The Keras `History`, the losses of the levels one after the other.
+            The Keras `History`, the losses of the levels one after the other; for clouds the mean
+            distances of the last iterations.
 
         Raises:
-            ValueError: for a pair of another rank than `dims`.
+            TypeError: for an x that is none of these.
+            ValueError: for a pair of another rank than `dims`, clouds of too few points or too
+                flat for the `kind`, and clouds that only match where one collapses.
         """
+        if isinstance(callbacks, keras.callbacks.Callback):
+            callbacks = [callbacks]
         if not isinstance(x, Pair):
-            if x is not None and not self.compiled:
+            _check_data(x)
+            if not self.compiled:
                 self.compile()
-            return super().fit(x, y, epochs=epochs, callbacks=callbacks, **kwargs)
-        if x.rank != self.dims:
-            raise ValueError(f"x: the pair has {x.rank} dimensions, this model dims={self.dims}.")
+            return super().fit(
+                x, y, epochs=epochs, steps_per_epoch=steps_per_epoch, callbacks=callbacks, **kwargs
+            )
+        self._check_rank(x)
         if not self.compiled:
             self.compile()
-        self._reset()
         if not x.is_images:
             return self._fit_clouds(x)
+        return self._fit_images(x, epochs, steps_per_epoch or 15, callbacks or [], **kwargs)
+
+    def _fit_images(self, pair: Pair, epochs, steps, callbacks, initial_epoch=0, **kwargs):
         # Bins need a range without outliers; correlation would be biased by what is clipped.
         limits = (0, 99.5 if self.similarity == "mi" else 100)
-        images = {side: getattr(x, side).normalised(limits) for side in ("fixed", "moving")}
-        pair = replace(x, **images)
-        self.centre.assign(pair.fixed.grid.centre)
-        self.scale.assign(pair.fixed.grid.extent.max() / 2)
+        images = {side: getattr(pair, side).normalised(limits) for side in ("fixed", "moving")}
+        pair = replace(pair, **images)
+        self._set_frame(pair.fixed.grid.centre, pair.fixed.grid.extent.max() / 2)
+        self._reset()
         levels = [self._level(pair, level) for level in range(self.levels)]
-        self._choose_start(pair, *levels[0], steps_per_epoch)
-        history = {}
+        self._choose_start(pair, *levels[0], steps)
+        callbacks = keras.callbacks.CallbackList(callbacks, model=self)
+        callbacks.on_train_begin()
+        history, numbers, first = {}, [], initial_epoch
         for level, (batch, grid) in enumerate(levels):
             batch["to_index"] = self._to_index(grid)[None]
-            batches = _Repeated(batch, steps_per_epoch)
-            passes = max(epochs // 2**level, 1)
-            done = self._descend(batches, passes, 0.5**level, callbacks=callbacks, **kwargs)
+            done = self._descend(
+                _Repeated(batch, steps),
+                max(epochs // 2**level, 1),
+                0.5**level,
+                first,
+                callbacks=[_PartOfTraining(callbacks)],
+                **kwargs,
+            )
             for name, values in done.history.items():
                 history.setdefault(name, []).extend(values)
-        done.history = history
+            numbers += done.epoch
+            first = numbers[-1] + 1
+            if self.stop_training:
+                break
+        callbacks.on_train_end()
+        done.history, done.epoch = history, numbers
         return done
 
-    def _descend(self, batches, epochs: int, slowed: float, callbacks=None, **kwargs):
+    def _descend(self, batches, epochs: int, slowed: float, first=0, callbacks=(), **kwargs):
         """Trains on one level, from the present parameters and a fresh state of the optimiser."""
         optimizer = self.optimizer
+        fresh = type(optimizer).from_config(optimizer.get_config())
+        for each in (optimizer, fresh):
+            if not each.built:
+                each.build(self.trainable_variables)
+        for variable, value in zip(optimizer.variables, fresh.variables, strict=True):
+            variable.assign(value)
         rate = float(ops.convert_to_numpy(optimizer.learning_rate))
-        for variable in optimizer.variables:
-            if variable is not optimizer.learning_rate:
-                variable.assign(np.zeros(variable.shape))
-        decay = _Decay(rate * slowed, epochs * len(batches))
+        try:
+            optimizer.learning_rate = rate
+            callbacks = [*callbacks, _Decay(rate * slowed, epochs * len(batches))]
+        except (TypeError, AttributeError):  # A schedule cannot be set, and is its own decay.
+            rate = None
         try:
             return super().fit(
-                batches, epochs=epochs, callbacks=[*(callbacks or []), decay], **kwargs
+                batches, epochs=first + epochs, initial_epoch=first, callbacks=callbacks, **kwargs
             )
         finally:
-            optimizer.learning_rate = rate
+            if rate is not None:
+                optimizer.learning_rate = rate
 
     def transform(self, pair: Pair) -> Affine:
-        """The alignment in world units; its `fixed_grid` is the pair's."""
-        matrix, offset = (ops.convert_to_numpy(each) for each in self._world_map())
+        """The alignment in world units; its `fixed_grid` is the pair's.
+
+        A model that was neither fitted nor loaded is the identity, and warns of that once.
+
+        Raises:
+            TypeError: for anything but a pair.
+            ValueError: for a pair of another rank than `dims`.
+        """
+        if not isinstance(pair, Pair):
+            raise TypeError(f"pair must be a zoo.Pair, not {type(pair).__name__}.")
+        self._check_rank(pair)
+        if not self._warned and self._is_untouched():
+            self._warned = True
+            warnings.warn(
+                f"{self.name!r} has not been fitted: its transform is the identity. Call "
+                "fit(pair) first.",
+                UserWarning,
+                stacklevel=2,
+            )
+        start, target, centre, shift = map(
+            _array, (self.start_matrix, self.target, self.centre, self.shift)
+        )
+        # x -> start(centre + scale (linear (x - centre) / scale + shift))
+        linear = scipy.linalg.expm(np.tensordot(_array(self.linear), self.generators, 1))
+        matrix = start @ linear
+        offset = target.sum(axis=0) + start @ (_array(self.scale) * shift) - matrix @ centre
         return Affine(matrix, offset, pair.fixed.grid if pair.is_images else None)
 
-    def _world_map(self):
-        """Matrix and offset of `pull` in world units."""
-        linear = _exponential(self.linear, self.generators)
-        # x -> start(centre + scale (linear (x - centre) / scale + shift))
-        inner = self.centre + self.scale * self.shift - ops.matmul(linear, self.centre)
-        matrix = ops.matmul(self.start_matrix, linear)
-        return matrix, ops.matmul(self.start_matrix, inner) + self.start_offset
+    def _check_rank(self, pair: Pair):
+        if pair.rank != self.dims:
+            raise ValueError(
+                f"x: the pair has {pair.rank} dimensions, this model dims={self.dims}."
+            )
+
+    def _is_untouched(self) -> bool:
+        """Whether all parameters are what they were at first."""
+        zeros = (self.linear, self.shift, self.target, self.centre)
+        return (
+            not any(_array(variable).any() for variable in zeros)
+            and bool((_array(self.start_matrix) == np.eye(self.dims)).all())
+            and float(_array(self.scale)) == 1.0
+        )
 
     # One pair of images
 
@@ -272,9 +350,8 @@ class AffineRegistration(Registration):
     def _to_index(self, grid: Grid) -> np.ndarray:
         """`[dims, dims + 1]`: from normalised fixed coordinates through the start to an index."""
         corners = np.concatenate([np.zeros((1, self.dims)), np.eye(self.dims)])
-        world = corners * _array(self.scale) + _array(self.centre)
-        world = world @ _array(self.start_matrix).T + _array(self.start_offset)
-        index = grid.to_index(world)
+        world = corners * _array(self.scale) @ _array(self.start_matrix).T
+        index = grid.to_index(world + _array(self.target).sum(axis=0))
         return np.concatenate([(index[1:] - index[0]).T, index[:1].T], axis=1).astype(np.float32)
 
     def _choose_start(self, pair: Pair, batch: dict, grid: Grid, steps: int):
@@ -324,9 +401,16 @@ class AffineRegistration(Registration):
     def _scores(self, arrays: dict):
         return map(ops.convert_to_numpy, self._dissimilarity(arrays, self(arrays)))
 
+    def _set_frame(self, centre: np.ndarray, scale: float):
+        self.centre.assign(centre)
+        self.scale.assign(scale)
+
     def _set_start(self, matrix: np.ndarray, offset: np.ndarray):
+        """The start `x -> matrix x + offset`; the frame must be set before."""
+        target = matrix @ _array(self.centre) + offset
+        value = target.astype(np.float32)
         self.start_matrix.assign(matrix)
-        self.start_offset.assign(offset)
+        self.target.assign(np.stack([value, target - value]).astype(np.float32))
 
     def _reset(self):
         self.linear.assign(np.zeros(self.linear.shape))
@@ -336,28 +420,54 @@ class AffineRegistration(Registration):
 
     def _fit_clouds(self, pair: Pair) -> keras.callbacks.History:
         """Moments and every turn of the principal axes, then iterated closest points."""
-        fixed, moving = _counting(pair, "fixed"), _counting(pair, "moving")
-        draw = np.random.default_rng(0)
-        few = [points[draw.permutation(len(points))[:FEW]] for points in (fixed, moving)]
-        starts = _principal_starts(*few, self.trim)
-        if self.start not in ("auto", "moments"):
-            starts = starts[:1]
-        tried = [self._closest_points(*few, start, "rigid", 15) for start in starts]
-        start, _ = min(tried, key=lambda result: result[1][-1])
+        fixed, _ = _counting(pair, "fixed")
+        moving, weights = _counting(pair, "moving")
+        for side, points in (("fixed", fixed), ("moving", moving)):
+            _check_spread(points, side, self.kind)
+        # In units of the fixed cloud, both about their centres: no digits are lost far away.
+        frames = [_centre_and_size(points, self.trim) for points in (fixed, moving)]
+        centres, sizes = zip(*frames, strict=True)
+        fixed, moving = (fixed - centres[0]) / sizes[0], (moving - centres[1]) / sizes[0]
+        draws = [np.random.default_rng(0).permutation(len(p))[:FEW] for p in (fixed, moving)]
+        few = fixed[draws[0]], moving[draws[1]], weights[draws[1]]
+        ratio = sizes[0] / sizes[1]
+        factors = [1.0]
+        if self.kind != "rigid" and max(ratio, 1 / ratio) > ALIKE:
+            # A part of the other is smaller, too, but of the same scale.
+            factors.append(ratio)
+        tried = []
+        for factor in factors:
+            scaled = few[0], few[1] * factor, few[2]
+            starts = _principal_starts(*scaled[:2], self.trim)
+            for begin in starts if self.start in ("auto", "moments") else starts[:1]:
+                (matrix, offset), errors = self._closest_points(*scaled, begin, "rigid", 15)
+                tried.append((errors[-1], (matrix * factor, offset)))
+        _, start = min(tried, key=lambda result: result[0])
         for kind in KINDS[1 : KINDS.index(self.kind) + 1]:
             start, _ = self._closest_points(*few, start, kind, 30)
-        (matrix, offset), errors = self._closest_points(fixed, moving, start, self.kind, 60)
+        (matrix, offset), errors = self._closest_points(
+            fixed, moving, weights, start, self.kind, 60
+        )
+        stretch = np.linalg.svd(matrix, compute_uv=False) / (1 if self.kind == "rigid" else ratio)
+        if not (stretch.min() > COLLAPSED and stretch.max() < 1 / COLLAPSED):
+            raise ValueError(
+                f"x: the moving cloud {pair.moving.name!r} collapses onto a part of the fixed one "
+                f"(it is stretched by {stretch} relative to their sizes); the clouds are too "
+                'unlike. kind="rigid" cannot collapse.'
+            )
         # Points are pushed from moving to fixed; the model keeps the pull.
         pull = np.linalg.inv(matrix)
-        self._set_start(pull, -pull @ offset)
-        self.centre.assign(np.zeros(self.dims))
-        self.scale.assign(1.0)
+        errors = [error * sizes[0] for error in errors]
+        self._reset()
+        self._set_frame(centres[0], 1.0)
+        self._set_start(pull, centres[1] - pull @ (centres[0] + sizes[0] * offset))
         history = keras.callbacks.History()
         history.set_model(self)
         history.history = {"loss": errors, "similarity": errors}
+        history.epoch = list(range(len(errors)))
         return history
 
-    def _closest_points(self, fixed, moving, start, kind, iterations):
+    def _closest_points(self, fixed, moving, weights, start, kind, iterations):
         """The map of moving points and the mean distances, of both directions, on the way."""
         matrix, offset = start
         tree = cKDTree(fixed)
@@ -367,12 +477,17 @@ class AffineRegistration(Registration):
             there, to_fixed = tree.query(moved, workers=-1)
             back, to_moving = cKDTree(moved).query(fixed, workers=-1)
             kept, found = self._closest(there), self._closest(back)
-            errors.append(float(there[kept].mean() + back[found].mean()) / 2)
+            counted = weights[kept], weights[to_moving[found]]
+            means = [
+                np.average(distances, weights=each)
+                for distances, each in zip((there[kept], back[found]), counted, strict=True)
+            ]
+            errors.append(float(sum(means)) / 2)
             if len(errors) > 1 and errors[-2] - errors[-1] < 1e-5 * errors[0]:
                 break
             source = np.concatenate([moving[kept], moving[to_moving[found]]])
             target = np.concatenate([fixed[to_fixed[kept]], fixed[found]])
-            matrix, offset = _fit_points(source, target, kind)
+            matrix, offset = _fit_points(source, target, kind, np.concatenate(counted))
         return (matrix, offset), errors
 
     def _closest(self, distances: np.ndarray) -> np.ndarray:
@@ -431,6 +546,21 @@ class _Repeated(keras.utils.PyDataset):
         return (self.batch,)
 
 
+class _PartOfTraining(keras.callbacks.Callback):
+    """Tells callbacks of one level what happens, but not that training begins or ends."""
+
+    def __init__(self, callbacks: keras.callbacks.CallbackList):
+        super().__init__()
+        self.callbacks = callbacks
+        for name in ("epoch", "train_batch", "test_batch", "test"):
+            for end in ("begin", "end"):
+                setattr(self, f"on_{name}_{end}", getattr(callbacks, f"on_{name}_{end}"))
+
+    def set_params(self, params):
+        super().set_params(params)
+        self.callbacks.set_params(params)
+
+
 class _Decay(keras.callbacks.Callback):
     """Lets the learning rate fall along a quarter of a cosine over the steps of a level."""
 
@@ -474,13 +604,61 @@ def _array(variable) -> np.ndarray:
     return ops.convert_to_numpy(variable).astype(np.float64)
 
 
-def _counting(pair: Pair, side: str) -> np.ndarray:
+def _check_data(x):
+    """Raises a TypeError for what neither is a pair nor has batches."""
+    batches = isinstance(x, Iterable) and not hasattr(x, "shape")
+    if not batches or isinstance(x, (Sequence, Scan, Image)):
+        raise TypeError(
+            "x must be a zoo.Pair, or a dict or a data set of 'fixed' and 'moving' arrays, not "
+            f"{type(x).__name__}."
+        )
+
+
+def _counting(pair: Pair, side: str) -> tuple[np.ndarray, np.ndarray]:
+    """The points of one cloud that count, and how much."""
     points, mask = getattr(pair, side).points, getattr(pair, f"{side}_mask")
-    return points if mask is None else points[mask]
+    weights = np.ones(len(points))
+    if side == "moving" and pair.weights is not None:
+        weights = pair.weights / pair.weights.max()
+    counts = weights > 0
+    if mask is not None:
+        counts &= mask
+    return points[counts], weights[counts]
+
+
+def _check_spread(points: np.ndarray, side: str, kind: str):
+    """Raises a ValueError for points that leave the map undetermined."""
+    dims = points.shape[1]
+    needed = dims if kind == "affine" else dims - 1
+    spanned = 0
+    if len(points) > 1:
+        lengths = np.linalg.svd(points - points.mean(axis=0), compute_uv=False)
+        spanned = int((lengths > max(FLAT * lengths[0], 1e-300)).sum())
+    if spanned < needed:
+        raise ValueError(
+            f"{side}: the {len(points)} points that count span {spanned} of {dims} dimensions; "
+            f"kind={kind!r} needs at least {needed + 1} points that span {needed}."
+        )
+
+
+def _core(points: np.ndarray, trim: float) -> np.ndarray:
+    """The share of the points about the median: few far outliers must not have a say."""
+    order = np.argsort(np.linalg.norm(points - np.median(points, axis=0), axis=1), kind="stable")
+    return points[order[: max(int(trim * len(points)), points.shape[1] + 1)]]
+
+
+def _centre_and_size(points: np.ndarray, trim: float) -> tuple[np.ndarray, float]:
+    """The mean of the core, and the root mean square distance from it."""
+    core = _core(points, trim)
+    centre = core.mean(axis=0)
+    size = float(np.sqrt(((core - centre) ** 2).sum(axis=1).mean()))
+    # Most points of a cloud may be one and the same.
+    return centre, size or float(np.sqrt(((points - centre) ** 2).sum(axis=1).mean()))
 
 
 def _at_most(grid: Grid, voxels: float) -> Grid:
     """The grid, coarser if it has more voxels; coarse axes stay, fine ones give way first."""
+    voxels = max(voxels, 4**grid.rank)
     spacing = grid.spacing.copy()
     while np.prod(np.maximum(grid.extent / spacing, 1)) > voxels:
         spacing = np.maximum(spacing, spacing.min() * 1.05)
@@ -499,14 +677,10 @@ def _centre_of_intensity(image: Image) -> np.ndarray:
 
 def _principal_starts(fixed: np.ndarray, moving: np.ndarray, trim: float) -> list:
     """No turn, and those that align the principal axes in every orientation but reflections."""
-    # Few far outliers would turn the axes: only what lies about the median has a say.
-    cores = []
-    for points in (fixed, moving):
-        order = np.argsort(np.linalg.norm(points - np.median(points, axis=0), axis=1))
-        cores.append(points[order[: max(int(trim * len(points)), 2)]])
+    cores = [_core(points, trim) for points in (fixed, moving)]
     centres = [core.mean(axis=0) for core in cores]
     axes = [
-        np.linalg.svd(core - centre, full_matrices=False)[2].T
+        np.linalg.svd((core - centre).T @ (core - centre))[2].T
         for core, centre in zip(cores, centres, strict=True)
     ]
     turns = [np.eye(fixed.shape[1])]
@@ -516,10 +690,11 @@ def _principal_starts(fixed: np.ndarray, moving: np.ndarray, trim: float) -> lis
     return [(turn, centres[0] - turn @ centres[1]) for turn in turns]
 
 
-def _fit_points(source: np.ndarray, target: np.ndarray, kind: str):
+def _fit_points(source: np.ndarray, target: np.ndarray, kind: str, weights: np.ndarray):
     """Least-squares map of corresponding points (Umeyama, PAMI 1991, but for affine)."""
-    centres = source.mean(axis=0), target.mean(axis=0)
-    from_centre, to_centre = source - centres[0], target - centres[1]
+    centres = [np.average(points, axis=0, weights=weights) for points in (source, target)]
+    root = np.sqrt(weights)[:, None]
+    from_centre, to_centre = (source - centres[0]) * root, (target - centres[1]) * root
     if kind == "affine":
         matrix = np.linalg.lstsq(from_centre, to_centre, rcond=None)[0].T
     else:
