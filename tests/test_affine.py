@@ -14,6 +14,7 @@ from zoo.data.scan import Scan
 from zoo.geometry import Grid
 from zoo.models import affine
 from zoo.models.affine import AffineRegistration
+from zoo.ops import closest_points
 from zoo.transform import Affine
 
 
@@ -291,7 +292,7 @@ def test_a_part_of_a_cloud_keeps_its_scale():
 
 
 def test_a_collapsed_cloud_is_refused(monkeypatch):
-    monkeypatch.setattr(affine, "_fit_points", lambda *_: (1e-5 * np.eye(3), np.zeros(3)))
+    monkeypatch.setattr(closest_points, "_fit_points", lambda *_: (1e-5 * np.eye(3), np.zeros(3)))
     pair = Pair(Scan(cloud()), Scan(cloud() + 1))
     with pytest.raises(ValueError, match="collapses"):
         AffineRegistration(kind="affine").fit(pair)

@@ -21,26 +21,21 @@ import keras
 import numpy as np
 import scipy.linalg
 from keras import ops
-from scipy.spatial import cKDTree
 
 from zoo.data.image import Image
 from zoo.data.pair import Pair
 from zoo.data.scan import Scan
 from zoo.geometry import Grid
 from zoo.losses import LNCC, NCC, MutualInformation
+from zoo.ops.closest_points import KINDS, align_clouds
 from zoo.ops.sampling import identity_coordinates, sample
 from zoo.registration import Registration
 from zoo.transform import Affine
 
-KINDS = ("rigid", "similarity", "affine")
 LOSSES = {"ncc": NCC, "lncc": LNCC, "mi": MutualInformation}
 STARTS = ("auto", "identity", "centres", "moments")
 TURNS = (-40, -20, 0, 20, 40)  # degrees about each axis that "auto" tries
 TRIALS = 3  # of the best turns, how many start a descent
-FEW = 2000  # points that suffice to choose between starts of clouds
-ALIKE = 1.05  # ratio of the sizes of two clouds up to which only their own sizes are tried
-FLAT = 1e-6  # share of the longest axis of a cloud below which another one is none
-COLLAPSED = 1e-3  # share of its size to which a cloud must not shrink, nor grow by the inverse
 
 
 class AffineRegistration(Registration):
@@ -419,80 +414,22 @@ class AffineRegistration(Registration):
     # One pair of clouds
 
     def _fit_clouds(self, pair: Pair) -> keras.callbacks.History:
-        """Moments and every turn of the principal axes, then iterated closest points."""
         fixed, _ = _counting(pair, "fixed")
         moving, weights = _counting(pair, "moving")
-        for side, points in (("fixed", fixed), ("moving", moving)):
-            _check_spread(points, side, self.kind)
-        # In units of the fixed cloud, both about their centres: no digits are lost far away.
-        frames = [_centre_and_size(points, self.trim) for points in (fixed, moving)]
-        centres, sizes = zip(*frames, strict=True)
-        fixed, moving = (fixed - centres[0]) / sizes[0], (moving - centres[1]) / sizes[0]
-        draws = [np.random.default_rng(0).permutation(len(p))[:FEW] for p in (fixed, moving)]
-        few = fixed[draws[0]], moving[draws[1]], weights[draws[1]]
-        ratio = sizes[0] / sizes[1]
-        factors = [1.0]
-        if self.kind != "rigid" and max(ratio, 1 / ratio) > ALIKE:
-            # A part of the other is smaller, too, but of the same scale.
-            factors.append(ratio)
-        tried = []
-        for factor in factors:
-            scaled = few[0], few[1] * factor, few[2]
-            starts = _principal_starts(*scaled[:2], self.trim)
-            for begin in starts if self.start in ("auto", "moments") else starts[:1]:
-                (matrix, offset), errors = self._closest_points(*scaled, begin, "rigid", 15)
-                tried.append((errors[-1], (matrix * factor, offset)))
-        _, start = min(tried, key=lambda result: result[0])
-        for kind in KINDS[1 : KINDS.index(self.kind) + 1]:
-            start, _ = self._closest_points(*few, start, kind, 30)
-        (matrix, offset), errors = self._closest_points(
-            fixed, moving, weights, start, self.kind, 60
+        turns = self.start in ("auto", "moments")
+        (matrix, offset), errors = align_clouds(
+            fixed, moving, weights, self.kind, self.trim, turns=turns
         )
-        stretch = np.linalg.svd(matrix, compute_uv=False) / (1 if self.kind == "rigid" else ratio)
-        if not (stretch.min() > COLLAPSED and stretch.max() < 1 / COLLAPSED):
-            raise ValueError(
-                f"x: the moving cloud {pair.moving.name!r} collapses onto a part of the fixed one "
-                f"(it is stretched by {stretch} relative to their sizes); the clouds are too "
-                'unlike. kind="rigid" cannot collapse.'
-            )
         # Points are pushed from moving to fixed; the model keeps the pull.
         pull = np.linalg.inv(matrix)
-        errors = [error * sizes[0] for error in errors]
         self._reset()
-        self._set_frame(centres[0], 1.0)
-        self._set_start(pull, centres[1] - pull @ (centres[0] + sizes[0] * offset))
+        self._set_frame(fixed.mean(axis=0), 1.0)
+        self._set_start(pull, -pull @ offset)
         history = keras.callbacks.History()
         history.set_model(self)
         history.history = {"loss": errors, "similarity": errors}
         history.epoch = list(range(len(errors)))
         return history
-
-    def _closest_points(self, fixed, moving, weights, start, kind, iterations):
-        """The map of moving points and the mean distances, of both directions, on the way."""
-        matrix, offset = start
-        tree = cKDTree(fixed)
-        errors = []
-        for _ in range(iterations):
-            moved = moving @ matrix.T + offset
-            there, to_fixed = tree.query(moved, workers=-1)
-            back, to_moving = cKDTree(moved).query(fixed, workers=-1)
-            kept, found = self._closest(there), self._closest(back)
-            counted = weights[kept], weights[to_moving[found]]
-            means = [
-                np.average(distances, weights=each)
-                for distances, each in zip((there[kept], back[found]), counted, strict=True)
-            ]
-            errors.append(float(sum(means)) / 2)
-            if len(errors) > 1 and errors[-2] - errors[-1] < 1e-5 * errors[0]:
-                break
-            source = np.concatenate([moving[kept], moving[to_moving[found]]])
-            target = np.concatenate([fixed[to_fixed[kept]], fixed[found]])
-            matrix, offset = _fit_points(source, target, kind, np.concatenate(counted))
-        return (matrix, offset), errors
-
-    def _closest(self, distances: np.ndarray) -> np.ndarray:
-        count = max(int(self.trim * len(distances)), self.dims + 1)
-        return np.argsort(distances, kind="stable")[:count]
 
     # What the zoo asks of a method
 
@@ -626,36 +563,6 @@ def _counting(pair: Pair, side: str) -> tuple[np.ndarray, np.ndarray]:
     return points[counts], weights[counts]
 
 
-def _check_spread(points: np.ndarray, side: str, kind: str):
-    """Raises a ValueError for points that leave the map undetermined."""
-    dims = points.shape[1]
-    needed = dims if kind == "affine" else dims - 1
-    spanned = 0
-    if len(points) > 1:
-        lengths = np.linalg.svd(points - points.mean(axis=0), compute_uv=False)
-        spanned = int((lengths > max(FLAT * lengths[0], 1e-300)).sum())
-    if spanned < needed:
-        raise ValueError(
-            f"{side}: the {len(points)} points that count span {spanned} of {dims} dimensions; "
-            f"kind={kind!r} needs at least {needed + 1} points that span {needed}."
-        )
-
-
-def _core(points: np.ndarray, trim: float) -> np.ndarray:
-    """The share of the points about the median: few far outliers must not have a say."""
-    order = np.argsort(np.linalg.norm(points - np.median(points, axis=0), axis=1), kind="stable")
-    return points[order[: max(int(trim * len(points)), points.shape[1] + 1)]]
-
-
-def _centre_and_size(points: np.ndarray, trim: float) -> tuple[np.ndarray, float]:
-    """The mean of the core, and the root mean square distance from it."""
-    core = _core(points, trim)
-    centre = core.mean(axis=0)
-    size = float(np.sqrt(((core - centre) ** 2).sum(axis=1).mean()))
-    # Most points of a cloud may be one and the same.
-    return centre, size or float(np.sqrt(((points - centre) ** 2).sum(axis=1).mean()))
-
-
 def _at_most(grid: Grid, voxels: float) -> Grid:
     """The grid, coarser if it has more voxels; coarse axes stay, fine ones give way first."""
     voxels = max(voxels, 4**grid.rank)
@@ -673,35 +580,3 @@ def _centre_of_intensity(image: Image) -> np.ndarray:
     return (image.grid.coordinates() * weights[..., None]).reshape(-1, image.rank).sum(0) / max(
         weights.sum(), 1e-12
     )
-
-
-def _principal_starts(fixed: np.ndarray, moving: np.ndarray, trim: float) -> list:
-    """No turn, and those that align the principal axes in every orientation but reflections."""
-    cores = [_core(points, trim) for points in (fixed, moving)]
-    centres = [core.mean(axis=0) for core in cores]
-    axes = [
-        np.linalg.svd((core - centre).T @ (core - centre))[2].T
-        for core, centre in zip(cores, centres, strict=True)
-    ]
-    turns = [np.eye(fixed.shape[1])]
-    for signs in itertools.product((1, -1), repeat=fixed.shape[1]):
-        turn = axes[0] @ np.diag(signs) @ axes[1].T
-        turns += [turn] if np.linalg.det(turn) > 0 else []
-    return [(turn, centres[0] - turn @ centres[1]) for turn in turns]
-
-
-def _fit_points(source: np.ndarray, target: np.ndarray, kind: str, weights: np.ndarray):
-    """Least-squares map of corresponding points (Umeyama, PAMI 1991, but for affine)."""
-    centres = [np.average(points, axis=0, weights=weights) for points in (source, target)]
-    root = np.sqrt(weights)[:, None]
-    from_centre, to_centre = (source - centres[0]) * root, (target - centres[1]) * root
-    if kind == "affine":
-        matrix = np.linalg.lstsq(from_centre, to_centre, rcond=None)[0].T
-    else:
-        u, values, vt = np.linalg.svd(to_centre.T @ from_centre)
-        signs = np.ones(len(values))
-        signs[-1] = np.sign(np.linalg.det(u @ vt))
-        matrix = u @ np.diag(signs) @ vt
-        if kind == "similarity":
-            matrix = matrix * (values * signs).sum() / (from_centre**2).sum()
-    return matrix, centres[1] - matrix @ centres[0]
