@@ -4,9 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-# What computes on tensors runs on both backends.
-ON_JAX := $(addprefix tests/test_,contract.py presets.py ops.py igr.py sampling.py derivatives.py \
-	spatial_layers.py affine.py)
+# A short second pass: the contract and the shared operations on the other backend.
+ON_JAX := $(addprefix tests/test_,contract.py presets.py ops.py sampling.py spatial_layers.py)
 
 .PHONY: demo test lint bench readme clean
 
@@ -25,6 +24,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python tests/benchmarks/bench_igr.py
 	$(BIN)/python tests/benchmarks/bench_sampling.py
 	$(BIN)/python tests/benchmarks/bench_losses.py
+	@echo "With real pairs: $(BIN)/python tests/benchmarks/bench_affine.py DATA_FOLDER"
 
 readme: $(VENV)/.base
 	$(BIN)/python tests/test_readme.py
