@@ -2,6 +2,12 @@
 
 from zoo.layers.bspline import BSplineAdjoint, BSplineExpand
 from zoo.layers.coordinate_mlp import CoordinateMLP
+from zoo.layers.fields_of_experts import (
+    FieldsOfExperts,
+    FilterConstraint,
+    PiecewiseLinear,
+    RadialBasis,
+)
 from zoo.layers.integration import Compose, ScalingAndSquaring
 from zoo.layers.pyramid import ImagePyramid, UpsampleDisplacement
 from zoo.layers.spatial_transformer import SpatialTransformer
@@ -11,7 +17,11 @@ __all__ = [
     "BSplineExpand",
     "Compose",
     "CoordinateMLP",
+    "FieldsOfExperts",
+    "FilterConstraint",
     "ImagePyramid",
+    "PiecewiseLinear",
+    "RadialBasis",
     "ScalingAndSquaring",
     "SpatialTransformer",
     "UpsampleDisplacement",
