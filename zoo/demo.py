@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 
@@ -25,6 +24,7 @@ def run(folder: Path) -> dict:
     import zoo
     from zoo.data.scan import write_mesh
     from zoo.data.shapes import torus_knot
+    from zoo.io import written_whole
     from zoo.view.figures import surface_figure
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,9 +63,8 @@ def run(folder: Path) -> dict:
     )
     step(f"surfaces.png, drawn by {renderer}")
     figures |= _register(folder, step)
-    partial = folder / f".figures.{os.getpid()}.json"
-    partial.write_text(json.dumps(figures, indent=2) + "\n")
-    os.replace(partial, folder / "figures.json")
+    with written_whole(folder / "figures.json") as partial:
+        partial.write_text(json.dumps(figures, indent=2) + "\n")
     step(f"everything is in {folder}/")
     return figures
 

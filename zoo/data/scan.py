@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+
+from zoo.io import existing, written_whole
 
 MESH_SUFFIXES = (".ply", ".obj", ".stl", ".off")
 TABLE_SUFFIXES = (".xyz", ".npy", ".npz")
@@ -94,7 +95,7 @@ class Scan:
             ValueError: for an unknown suffix, a file that is not what its suffix says, or points
                 that are no scan.
         """
-        path = _existing(path)
+        path = existing(path)
         suffix = path.suffix.lower()
         if suffix not in MESH_SUFFIXES + TABLE_SUFFIXES:
             known = ", ".join(MESH_SUFFIXES + TABLE_SUFFIXES)
@@ -139,13 +140,6 @@ class Scan:
         return self.subset(np.sort(order[count:])), self.subset(np.sort(order[:count]))
 
 
-def _existing(path: str | Path) -> Path:
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"path: no file {str(path)!r}.")
-    return path
-
-
 def read_mesh(path: str | Path):
     """Reads a mesh or cloud as trimesh has it, vertices in the order of the file, all of them.
 
@@ -159,7 +153,7 @@ def read_mesh(path: str | Path):
         FileNotFoundError: if there is no such file.
         ValueError: for a file that is not what its suffix says.
     """
-    path = _existing(path)
+    path = existing(path)
     try:
         return _load_mesh(path)
     except Exception as error:
@@ -180,13 +174,8 @@ def write_mesh(mesh, path: str | Path) -> None:
     if path.suffix.lower() not in MESH_SUFFIXES:
         known = ", ".join(MESH_SUFFIXES)
         raise ValueError(f"path: cannot write {path.name!r}; the suffix must be one of {known}.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
+    with written_whole(path) as partial:
         mesh.export(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def as_scan(data) -> Scan | None:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
+from zoo.ops.derivatives import spatial_rank
+
 ORDERS = (1, 3)
 
 
@@ -53,7 +55,7 @@ def bspline_expand(control, shape: Sequence[int], spacing: int | Sequence[int], 
         ValueError: for another order, a bad spacing, or a number of control points that does not
             belong to `shape`.
     """
-    rank = _rank(control, "control")
+    rank = spatial_rank(control, "control")
     expected, given = control_shape(shape, spacing, order), tuple(control.shape[1:-1])
     if len(expected) != rank or any(
         isinstance(one, int) and other is not None and one != other
@@ -81,7 +83,7 @@ def bspline_adjoint(field, spacing: int | Sequence[int], order: int = 3):
     Raises:
         ValueError: for another order, rank or a bad spacing.
     """
-    _rank(field, "field")
+    spatial_rank(field, "field")
     shape = ops.shape(field)[1:-1]
     points = control_shape(shape, spacing, order)
     return _apply(field, _matrices(shape, points, spacing, order), transpose=True)
@@ -147,16 +149,6 @@ class BSplineAdjoint(_BSpline):
             for size, step in zip(shape, steps, strict=True)
         )
         return (batch, *points, channels)
-
-
-def _rank(tensor, name: str) -> int:
-    rank = len(tensor.shape) - 2
-    if rank not in (2, 3):
-        raise ValueError(
-            f"{name} must be [batch, *spatial, channels] with 2 or 3 spatial axes, "
-            f"not {tuple(tensor.shape)}."
-        )
-    return rank
 
 
 def _spacing(spacing, rank: int, order: int) -> tuple[int, ...]:

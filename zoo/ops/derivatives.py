@@ -25,7 +25,7 @@ def differences(field, axis: int):
     Raises:
         ValueError: when there is no such spatial axis.
     """
-    rank = _rank(field)
+    rank = spatial_rank(field)
     if not 0 <= axis < rank:
         raise ValueError(f"axis must lie in 0 .. {rank - 1}, not {axis}.")
     field = ops.cast(field, "float32")
@@ -53,7 +53,7 @@ def spatial_gradient(field, spacing: Sequence[float] | None = None, scheme: str 
         ValueError: for an unknown scheme, a rank other than 2 and 3, or a spacing that does not
             have one positive number per axis.
     """
-    rank = _rank(field)
+    rank = spatial_rank(field)
     if scheme not in SCHEMES:
         raise ValueError(f"scheme must be one of {SCHEMES}, not {scheme!r}.")
     return _kernel(_gradient, _spacing(spacing, rank), scheme)(ops.cast(field, "float32"))
@@ -118,7 +118,7 @@ def second_differences(field, spacing: Sequence[float] | None = None):
     Raises:
         ValueError: for a rank other than 2 and 3, or a spacing that does not fit.
     """
-    rank = _rank(field)
+    rank = spatial_rank(field)
     return _kernel(_second, _spacing(spacing, rank))(ops.cast(field, "float32"))
 
 
@@ -171,7 +171,12 @@ def _determinant(displacement, spacing, scheme):
     )
 
 
-def _rank(field, name: str = "field") -> int:
+def spatial_rank(field, name: str = "field") -> int:
+    """Number of spatial axes of `[batch, *spatial, channels]`.
+
+    Raises:
+        ValueError: unless that is 2 or 3.
+    """
     rank = len(field.shape) - 2
     if rank not in (2, 3):
         raise ValueError(
@@ -182,7 +187,7 @@ def _rank(field, name: str = "field") -> int:
 
 
 def _displacement_rank(displacement) -> int:
-    rank = _rank(displacement, "displacement")
+    rank = spatial_rank(displacement, "displacement")
     if displacement.shape[-1] != rank:
         raise ValueError(
             f"displacement must have {rank} components for {rank} spatial axes, "
