@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from zoo.ops import kernels
+from zoo.ops.derivatives import spatial_rank
 
 ORDERS = ("linear", "nearest")
 MODES = ("border", "zero")
@@ -129,12 +130,7 @@ def _check(image, positions, name: str, order: str, mode: str) -> int:
     for argument, value, known in (("order", order, ORDERS), ("mode", mode, MODES)):
         if value not in known:
             raise ValueError(f"{argument} must be one of {known}, not {value!r}.")
-    rank = len(image.shape) - 2
-    if rank not in (2, 3):
-        raise ValueError(
-            "image must be [batch, *spatial, channels] with 2 or 3 spatial axes, "
-            f"not {tuple(image.shape)}."
-        )
+    rank = spatial_rank(image, "image")
     if positions.shape[-1] != rank:
         raise ValueError(
             f"{name} must have {rank} components for an image of rank {rank}, not "
