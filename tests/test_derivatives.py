@@ -107,8 +107,8 @@ def test_axis_of_one_voxel_has_no_derivative():
     ("call", "message"),
     [
         (lambda: jacobian(np.zeros((1, 5, 6, 3))), "2 components"),
-        (lambda: jacobian_determinant(np.zeros((1, 5, 2))), "displacement must be"),
-        (lambda: spatial_gradient(np.zeros((1, 5, 1))), "field must be"),
+        (lambda: jacobian_determinant(np.zeros((1, 5, 2))), "displacement must have the shape"),
+        (lambda: spatial_gradient(np.zeros((1, 5, 1))), "field must have the shape"),
         (lambda: spatial_gradient(np.zeros((1, 5, 6, 1)), scheme="sobel"), "scheme must be"),
         (lambda: spatial_gradient(np.zeros((1, 5, 6, 1)), [1.0]), "spacing must be 2 positive"),
         (lambda: spatial_gradient(np.zeros((1, 5, 6, 1)), [1, 0]), "spacing must be 2 positive"),

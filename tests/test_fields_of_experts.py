@@ -6,16 +6,12 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from scipy.ndimage import correlate
+from scipy import ndimage
 
-from zoo.layers import fields_of_experts
-from zoo.layers.fields_of_experts import (
-    PADDINGS,
-    FieldsOfExperts,
-    FilterConstraint,
-    PiecewiseLinear,
-    RadialBasis,
-)
+from zoo.layers import activations, fields_of_experts
+from zoo.layers.activations import PiecewiseLinear, RadialBasis
+from zoo.layers.fields_of_experts import FieldsOfExperts, FilterConstraint
+from zoo.ops.correlation import PADDINGS, correlate, correlate_adjoint
 from zoo.ops.gradients import value_and_gradient
 
 KINDS = [(kind, mode) for kind in (PiecewiseLinear, RadialBasis) for mode in kind.extrapolations]
@@ -134,7 +130,7 @@ def test_gradients_of_activations(kind, mode):
     np.testing.assert_allclose(slope, expected, atol=5e-3)
 
     # The function is linear in its weights, so any step is exact.
-    function = fields_of_experts._evaluator(kind, -1.0, layer.spacing, mode)
+    function = activations._evaluator(kind, -1.0, layer.spacing, mode)
     knots, change = random((9, 3), 4), random((9, 3), 5)
     got = gradient(
         lambda knots: ops.sum(function(ops.convert_to_tensor(x), knots) * weights), knots
@@ -145,7 +141,7 @@ def test_gradients_of_activations(kind, mode):
 
 
 def test_knots_gradient_is_the_hat_weights():
-    function = fields_of_experts._evaluator(PiecewiseLinear, -1.0, 0.25, "constant")
+    function = activations._evaluator(PiecewiseLinear, -1.0, 0.25, "constant")
     for x, expected in ((0.1, {4: 0.6, 5: 0.4}), (7.0, {8: 1.0}), (-7.0, {0: 1.0})):
         point = ops.convert_to_tensor([[x]], "float32")
         got = gradient(lambda knots, point=point: ops.sum(function(point, knots)), random((9, 1)))
@@ -155,7 +151,7 @@ def test_knots_gradient_is_the_hat_weights():
 
 
 def test_activations_can_be_differentiated_twice():
-    function = fields_of_experts._evaluator(PiecewiseLinear, -1.0, 0.25, "constant")
+    function = activations._evaluator(PiecewiseLinear, -1.0, 0.25, "constant")
     x, weights = ops.convert_to_tensor([[0.1], [7.0]]), ops.convert_to_tensor([[2.0], [3.0]])
 
     def slopes(knots):
@@ -202,7 +198,10 @@ def test_filters_agree_with_scipy(shape, padding, separate):
     for batch in range(2):
         by_channel = np.array(
             [
-                [correlate(image[batch, ..., c], kernel[..., c, k], mode=mode) for k in range(4)]
+                [
+                    ndimage.correlate(image[batch, ..., c], kernel[..., c, k], mode=mode)
+                    for k in range(4)
+                ]
                 for c in range(channels)
             ]
         )
@@ -232,14 +231,13 @@ def test_adjoint(shape, padding, size, separate):
 
 @pytest.mark.parametrize("padding", PADDINGS)
 def test_gradients_of_the_kernel(padding):
-    correlate_, adjoint = fields_of_experts._operators(padding)
     image, responses = random((2, 6, 5, 2)), random((2, 6, 5, 3), 1)
     kernel, other = random((3, 4, 2, 3), 2), random((3, 4, 2, 3), 3)
     x, z = map(ops.convert_to_tensor, (image, responses))
-    expected = np.sum(numpy(correlate_(x, ops.convert_to_tensor(other))) * responses)
+    expected = np.sum(numpy(correlate(x, ops.convert_to_tensor(other), padding)) * responses)
     for function in (
-        lambda kernel: ops.sum(correlate_(x, kernel) * responses),
-        lambda kernel: ops.sum(adjoint(z, kernel) * image),
+        lambda kernel: ops.sum(correlate(x, kernel, padding) * responses),
+        lambda kernel: ops.sum(correlate_adjoint(z, kernel, padding) * image),
     ):
         # Both are linear in the kernel.
         got = np.sum(gradient(function, kernel) * other)
@@ -419,6 +417,7 @@ def test_docstring_denoises():
         (lambda: FieldsOfExperts(kernel_size=(3, 0)), "kernel_size must be"),
         (lambda: FieldsOfExperts(kernel_size=1, zero_mean=True), "2 for a filter of zero mean"),
         (lambda: FieldsOfExperts(padding="wrap"), "padding must be one of"),
+        (lambda: correlate(*np.ones((2, 1, 3, 3, 1)), "wrap"), "padding must be one of"),
         (lambda: FieldsOfExperts(activation="relu"), "activation must be a layer"),
         (lambda: FieldsOfExperts()(np.ones((1, 5, 1))), "2 or 3 spatial axes"),
         (lambda: FieldsOfExperts(kernel_size=(3, 3))(np.ones((1, 5, 5, 5, 1))), "1 or 3 sizes"),

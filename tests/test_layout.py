@@ -30,6 +30,7 @@ ALLOWED = {
     "zoo.transform": {"zoo.geometry", "zoo.io", "zoo.ops", "zoo.data", "zoo.layers"},
     "zoo.model": {"zoo.ops", "zoo.catalogue", "registry", "pretrained"},
     "zoo.registration": {"zoo.data", "zoo.metrics", "zoo.model", "zoo.transform"},
+    "zoo.refinement": {"zoo.ops", "zoo.layers"},
     "zoo.models": {
         "zoo.ops",
         "zoo.layers",
@@ -37,6 +38,7 @@ ALLOWED = {
         "zoo.metrics",
         "zoo.data",
         "zoo.model",
+        "zoo.refinement",
         "zoo.registration",
         "zoo.geometry",
         "zoo.transform",
@@ -45,7 +47,7 @@ ALLOWED = {
     "zoo.api": {"registry", "pretrained", "zoo.catalogue"},
     "zoo.view": {"zoo.geometry", "zoo.io", "zoo.transform", "zoo.data"},
 }
-ON_TOP = {"zoo", "zoo.cli", "zoo.demo", "zoo.testing", "zoo.recipes", "zoo.__main__"}
+ON_TOP = {"zoo", "zoo.cli", "zoo.demo", "zoo.testing", "zoo.recipes", "zoo.reports", "zoo.__main__"}
 PACKAGES = ("registry", "pretrained", "zoo")
 SOURCES = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
 # A recipe runs on its own, on top of everything.

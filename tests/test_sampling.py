@@ -312,7 +312,7 @@ def test_traced_once_per_shape():
 @pytest.mark.parametrize(
     ("image", "field", "options", "message"),
     [
-        ((1, 5, 1), (1, 5, 1), {}, "image must be"),
+        ((1, 5, 1), (1, 5, 1), {}, "image must have the shape"),
         ((1, 5, 6, 1), (1, 5, 6, 3), {}, "2 components.*not 3"),
         ((1, 5, 6, 7, 1), (1, 5, 6, 3), {}, "3 spatial axes"),
         ((2, 5, 6, 1), (3, 5, 6, 2), {}, "batch size, not 2 and 3"),

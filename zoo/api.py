@@ -86,12 +86,13 @@ def create(name: str, **config):
     return model
 
 
-def load(source: str | Path):
+def load(source: str | Path, **config):
     """A pretrained model, compiled; a new one at every call.
 
     Args:
         source: a preset ("igr.bunny", or "igr" for the default one), a preset folder,
             "hf://owner/repository@revision", or a `.keras` file.
+        **config: constructor arguments that replace a preset's; the weights must still fit.
 
     Returns:
         A `zoo.Model`. Sizes and hashes of a preset's files have been verified.
@@ -101,14 +102,17 @@ def load(source: str | Path):
         pretrained.IntegrityError: if a file was altered.
     """
     if str(source).endswith(".keras"):
+        if config:
+            raise ValueError(f"a .keras file has its configuration; {sorted(config)} must be left.")
         return _load_keras_file(Path(source).expanduser())
     preset = pretrained.locate(str(source), roots=registry.preset_folders())
-    model = registry.get(preset.model).load()(**preset.config)
+    config = {**preset.config, **config}
+    model = registry.get(preset.model).load()(**config)
     try:
         model.load_weights(preset.path(pretrained.WEIGHTS))
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
-            f"The weights of {preset.name} do not fit its configuration {preset.config}: {error}"
+            f"The weights of {preset.name} do not fit its configuration {config}: {error}"
         ) from error
     model.compile()
     return model

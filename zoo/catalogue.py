@@ -14,6 +14,16 @@ ENTRIES = (
         paper="Adam on an image pyramid; iterated closest points, Besl and McKay, PAMI 1992",
     ),
     Entry(
+        name="dirvnet",
+        target="zoo.models.dirvnet:DIRVNet",
+        task="registration",
+        data=("image",),
+        dims=(2, 3),
+        traits=("learned", "unrolled", "interpretable"),
+        summary="A few learned descent steps with fields of experts on an image pyramid.",
+        paper="DIRV-Net, github.com/TMS-Namespace/DIRV-Net; arXiv:1704.00447, arXiv:1906.05528",
+    ),
+    Entry(
         name="igr",
         target="zoo.models.igr:IGR",
         task="surface",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
+import shutil
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -104,6 +107,193 @@ def surface_preset(
     finally:
         preview.unlink()
     print(zoo.describe(str(arguments.out)))
+
+
+def registration_preset(
+    recipe: str,
+    *,
+    method: str,
+    config: dict,
+    datasets: Callable,
+    steps: int,
+    learning_rate: float,
+    loss_weights: dict | None = None,
+    seed: int = 0,
+    folder: bool = True,
+    **facts,
+):
+    """Trains a registration network, measures it on pairs it has not seen, writes the preset.
+
+    The command line of a recipe: the folder of the data (unless they are generated), and `--out`.
+    Interrupted training goes on from its last epoch when the same command is given again.
+
+    Args:
+        recipe: `__file__` of the `train.py`; the preset is written to its folder by default.
+        method: name of the entry.
+        config: constructor arguments.
+        datasets: maps the folder to the training data set, which `fit` takes, and to the test
+            pairs: a list of `zoo.Pair`, or a data set that yields displacements.
+        steps: training steps.
+        learning_rate: at the start of a cosine decay to a hundredth of it.
+        loss_weights: of `compile`.
+        seed: of weights and batches.
+        folder: whether the recipe needs data.
+        **facts: further keys of the manifest: `data` (its name), `protocol`, `licence`, `summary`,
+            `notes`, `default`.
+    """
+    import keras
+
+    import zoo
+
+    parser = argparse.ArgumentParser(description=facts["summary"])
+    if folder:
+        parser.add_argument("data", type=Path, help="the folder of the data")
+    parser.add_argument("--out", type=Path, default=Path(recipe).resolve().parent)
+    arguments = parser.parse_args()
+
+    keras.utils.set_random_seed(seed)
+    training, test = datasets(arguments.data) if folder else datasets()
+    model = zoo.create(method, **config)
+    untrained = measure_all(model, test)
+    decay = keras.optimizers.schedules.CosineDecay(learning_rate, steps, alpha=0.01)
+    model.compile(keras.optimizers.Adam(decay, global_clipnorm=1.0), loss_weights=loss_weights)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    kept = arguments.out.parent / f".{arguments.out.name}-training"
+    minutes = kept / "minutes.json"
+    started = time.perf_counter() - 60 * (
+        json.loads(minutes.read_text()) if minutes.exists() else 0
+    )
+
+    def count(epoch, logs):
+        minutes.write_text(json.dumps((time.perf_counter() - started) / 60))
+
+    clock = keras.callbacks.LambdaCallback(on_epoch_end=count)
+    restore = keras.callbacks.BackupAndRestore(kept, delete_checkpoint=False)
+    model.fit(training, epochs=steps // len(training), callbacks=[restore, clock], verbose=2)
+
+    data, protocol = facts.pop("data"), facts.pop("protocol")
+    metrics = _measured(measure_all(model, test), data, protocol)
+    metrics += _measured(untrained, data, f"{protocol}, before training")
+    preview = arguments.out.parent / f".{arguments.out.name}-preview.png"
+    _draw_registration(model, test, preview, facts["summary"])
+    try:
+        model.save_preset(
+            arguments.out,
+            overwrite=True,
+            files={"train.py": Path(recipe), "preview.png": preview},
+            metrics=metrics,
+            training={
+                "data": data,
+                "script": "train.py",
+                "seed": seed,
+                "steps": steps,
+                "versions": {name: version(name) for name in ("keras", "numpy")}
+                | {keras.backend.backend(): version(keras.backend.backend())},
+                "minutes": round(json.loads(minutes.read_text()), 1),
+                "hardware": _hardware(),
+            },
+            **facts,
+        )
+    finally:
+        preview.unlink()
+    shutil.rmtree(kept)
+    print(zoo.describe(str(arguments.out)))
+
+
+def measure_all(model, test) -> dict[str, float]:
+    """Means over test pairs, or over batches with known displacements.
+
+    Args:
+        model: a registration model.
+        test: a list of `zoo.Pair` (see `zoo.registration.measure`), or a data set that yields
+            `({"fixed", "moving"}, displacement)`.
+
+    Returns:
+        For pairs the means of what `model.evaluate(pair)` returns. Else `epe`, the mean length of
+        the error in voxels, `rms_component`, the same over the root of the rank, `intensity`, the
+        mean difference of fixed and moved in grey levels of 255, `folds_percent`, and `epe` and
+        `intensity` before registration with `initial_`.
+    """
+    import numpy as np
+    from keras import ops
+
+    from zoo.metrics.registration import fold_percentage
+    from zoo.ops.derivatives import jacobian_determinant
+
+    rows = []
+    for item in test if isinstance(test, list) else (test[k] for k in range(len(test))):
+        if not isinstance(item, tuple):
+            rows.append(model.evaluate(item))
+            continue
+        images, known = item
+        found = model.predict(images, batch_size=20, verbose=0)
+        epe = float(np.linalg.norm(found["displacement"] - known, axis=-1).mean())
+        before, after = (
+            float(np.abs(images["fixed"] - image).mean()) * 255
+            for image in (images["moving"], found["moved"])
+        )
+        determinant = ops.convert_to_numpy(jacobian_determinant(found["displacement"]))
+        rows.append(
+            {
+                "epe": epe,
+                "rms_component": epe / known.shape[-1] ** 0.5,
+                "initial_epe": float(np.linalg.norm(known, axis=-1).mean()),
+                "intensity": after,
+                "initial_intensity": before,
+                "folds_percent": fold_percentage(determinant),
+            }
+        )
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
+def _draw_registration(model, test, path: Path, title: str):
+    from zoo.data.image import Image
+    from zoo.data.pair import Pair
+    from zoo.geometry import Grid
+    from zoo.view.registration import registration_figure
+
+    item = test[0]
+    if isinstance(item, tuple):
+        arrays = (item[0][side][0] for side in ("fixed", "moving"))
+        item = Pair(*(Image(array, Grid(array.shape[:-1])) for array in arrays))
+    transform = model.transform(item)
+    registration_figure(
+        item.fixed,
+        item.moving,
+        transform.warp(item.moving, item.fixed.grid),
+        path,
+        transform.displacement(item.fixed.grid),
+        transform.jacobian_determinant(item.fixed.grid),
+        title=title,
+    )
+
+
+REGISTRATION_UNITS = {
+    "epe": "voxels",
+    "rms_component": "voxels",
+    "intensity": "of 255",
+    "folds_percent": "%",
+    "dice": "1",
+    "hd95_mm": "mm",
+    "sd_log_jacobian": "1",
+    "ncc": "1",
+    "tre_mm": "mm",
+    "median_tre_mm": "mm",
+    "median_rtre": "1",
+}
+
+
+def _measured(results: dict, data: str, protocol: str) -> list[dict]:
+    return [
+        {
+            "data": data,
+            "protocol": protocol,
+            "name": name,
+            "value": float(f"{value:.4g}"),
+            "unit": REGISTRATION_UNITS[name.removeprefix("initial_")],
+        }
+        for name, value in results.items()
+    ]
 
 
 UNITS = {

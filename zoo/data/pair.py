@@ -164,6 +164,37 @@ class Pair:
             warnings.simplefilter("ignore", LandmarksOutside)
             return replace(self, **changes)
 
+    def aligned(self, transform) -> Pair:
+        """What is left to do after a transform: the moving side, carried to the fixed space.
+
+        The map of the whole is `transform @ rest`, where `rest` registers the pair returned here.
+
+        Args:
+            transform: a `zoo.Transform` from fixed to moving space, such as an affine alignment.
+
+        Returns:
+            The pair with the moving image, mask and labels pulled onto the fixed grid, or the
+            moving cloud and, in any case, the moving landmarks moved.
+        """
+        changes: dict = {}
+        if self.moving_landmarks is not None:
+            changes["moving_landmarks"] = transform.move(self.moving_landmarks)
+        if not self.is_images:
+            changes["moving"] = Scan(transform.move(self.moving.points))
+            return replace(self, **changes)
+        grid = self.fixed.grid
+        changes["moving"] = transform.warp(self.moving, grid)
+        for key, dtype in (("moving_mask", bool), ("moving_labels", np.int32)):
+            values = getattr(self, key)
+            if values is not None:
+                values = Image(values[..., None].astype(np.float32), self.moving.grid)
+                moved = transform.warp(values, grid, order="nearest").array[..., 0]
+                changes[key] = np.rint(moved).astype(dtype)
+        with warnings.catch_warnings():
+            # Landmarks outside the fixed image were reported when this pair was made.
+            warnings.simplefilter("ignore", LandmarksOutside)
+            return replace(self, **changes)
+
     def arrays(self) -> dict[str, np.ndarray]:
         """The pair as a batch of one, float32, for a model.
 

@@ -129,6 +129,25 @@ class PairDataset(keras.utils.PyDataset):
         return arrays
 
 
+class RepeatedBatch(keras.utils.PyDataset):
+    """The same batch, a given number of times: what a descent on one pair trains on.
+
+    Args:
+        batch: dict of arrays.
+        count: how often an epoch yields it.
+    """
+
+    def __init__(self, batch: dict, count: int = 1):
+        super().__init__()
+        self.batch, self.count = batch, count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        return (self.batch,)
+
+
 def all_pairs(images: Sequence[Image], labels: Sequence | None = None, **options) -> PairDataset:
     """Every image with every other one, in both roles.
 

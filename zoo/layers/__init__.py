@@ -1,15 +1,12 @@
 """Layers that methods share; each serialises, and each works in the plane and in space."""
 
+from zoo.layers.activations import PiecewiseLinear, RadialBasis
 from zoo.layers.bspline import BSplineAdjoint, BSplineExpand
 from zoo.layers.coordinate_mlp import CoordinateMLP
-from zoo.layers.fields_of_experts import (
-    FieldsOfExperts,
-    FilterConstraint,
-    PiecewiseLinear,
-    RadialBasis,
-)
+from zoo.layers.fields_of_experts import FieldsOfExperts, FilterConstraint
 from zoo.layers.integration import Compose, ScalingAndSquaring
 from zoo.layers.pyramid import ImagePyramid, UpsampleDisplacement
+from zoo.layers.rasteriser import Rasteriser
 from zoo.layers.spatial_transformer import SpatialTransformer
 
 __all__ = [
@@ -22,6 +19,7 @@ __all__ = [
     "ImagePyramid",
     "PiecewiseLinear",
     "RadialBasis",
+    "Rasteriser",
     "ScalingAndSquaring",
     "SpatialTransformer",
     "UpsampleDisplacement",

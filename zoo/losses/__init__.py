@@ -1,5 +1,6 @@
-"""Losses of images, labels, landmarks and fields; masks go into `sample_weight`."""
+"""Losses of images, labels, landmarks, clouds and fields; masks go into `sample_weight`."""
 
+from zoo.losses.clouds import Chamfer, Curvature, DensityDistance, DistanceTransform, Smoothness
 from zoo.losses.labels import Dice, one_hot
 from zoo.losses.landmarks import LandmarkError
 from zoo.losses.mind import MIND
@@ -12,12 +13,17 @@ __all__ = [
     "MIND",
     "NCC",
     "Bending",
+    "Chamfer",
+    "Curvature",
+    "DensityDistance",
     "Dice",
     "Diffusion",
+    "DistanceTransform",
     "EndpointError",
     "LandmarkError",
     "MeanSquaredError",
     "MutualInformation",
+    "Smoothness",
     "TotalVariation",
     "one_hot",
 ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import keras
 from keras import ops
 
+from zoo.ops.derivatives import spatial_rank
+
 
 def weighted_mean(values, mask=None):
     """Mean over all axes but the first, `sum(mask values) / sum(mask)`; zero for an empty mask.
@@ -53,21 +55,6 @@ def channels_first(image, mask=None):
 def per_image(values, channels: int):
     """Mean over the channels of values `[b * c]` in the order of `channels_first`, `[b]`."""
     return ops.mean(ops.reshape(values, (-1, channels)), axis=1)
-
-
-def check_spatial(argument: str, tensor, last: str) -> int:
-    """Number of spatial axes of `[b, *spatial, last]`.
-
-    Raises:
-        ValueError: unless that is 2 or 3.
-    """
-    rank = len(tensor.shape) - 2
-    if rank not in (2, 3):
-        raise ValueError(
-            f"{argument} must have the shape [batch, *spatial, {last}] with 2 or 3 spatial axes, "
-            f"not {tuple(tensor.shape)}."
-        )
-    return rank
 
 
 def check_same(first, second, names: tuple[str, str] = ("y_true", "y_pred")) -> None:
@@ -141,7 +128,7 @@ class MaskedLoss(keras.losses.Loss):
 
     def check(self, y_true, y_pred) -> None:
         """Raises a ValueError for shapes that the loss cannot use."""
-        check_spatial("y_pred", y_pred, "channels")
+        spatial_rank(y_pred, "y_pred")
         check_same(y_true, y_pred)
 
     def _split(self, y_pred, sample_weight):

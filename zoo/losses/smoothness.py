@@ -12,12 +12,13 @@ from itertools import combinations
 import keras
 from keras import ops
 
-from zoo.losses.base import MaskedLoss, blank, check_same, check_spatial, weighted_mean
+from zoo.losses.base import MaskedLoss, blank, check_same, weighted_mean
+from zoo.ops.derivatives import spatial_rank
 from zoo.ops.gradients import norm
 
 
 def _check_field(argument: str, field) -> None:
-    rank = check_spatial(argument, field, "rank")
+    rank = spatial_rank(field, argument, "rank")
     if field.shape[-1] != rank:
         raise ValueError(
             f"{argument} must have one component for each of its {rank} spatial axes, not the "

@@ -24,6 +24,7 @@ from keras import ops
 
 from zoo.data.image import Image
 from zoo.data.pair import Pair
+from zoo.data.pairs import RepeatedBatch
 from zoo.data.scan import Scan
 from zoo.geometry import Grid
 from zoo.losses import LNCC, NCC, MutualInformation
@@ -241,7 +242,7 @@ class AffineRegistration(Registration):
         for level, (batch, grid) in enumerate(levels):
             batch["to_index"] = self._to_index(grid)[None]
             done = self._descend(
-                _Repeated(batch, steps),
+                RepeatedBatch(batch, steps),
                 max(epochs // 2**level, 1),
                 0.5**level,
                 first,
@@ -387,7 +388,7 @@ class AffineRegistration(Registration):
             self._set_start(*start)
             self._reset()
             batch["to_index"] = self._to_index(grid)[None]
-            self._descend(_Repeated(batch, steps), 2, 1.0, verbose=0)
+            self._descend(RepeatedBatch(batch, steps), 2, 1.0, verbose=0)
             (value,), (share,) = self._scores(batch)
             tried.append((value if share >= enough else np.inf, start))
         self._reset()
@@ -467,20 +468,6 @@ class AffineRegistration(Registration):
     def golden_inputs(self):
         fixed = np.random.default_rng(0).uniform(size=(1, *[8] * self.dims, 1))
         return {"fixed": fixed.astype(np.float32), "moving": fixed[:, ::-1].astype(np.float32)}
-
-
-class _Repeated(keras.utils.PyDataset):
-    """The same batch, a given number of times."""
-
-    def __init__(self, batch: dict, count: int):
-        super().__init__()
-        self.batch, self.count = batch, count
-
-    def __len__(self):
-        return self.count
-
-    def __getitem__(self, index):
-        return (self.batch,)
 
 
 class _PartOfTraining(keras.callbacks.Callback):

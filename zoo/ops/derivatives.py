@@ -171,8 +171,13 @@ def _determinant(displacement, spacing, scheme):
     )
 
 
-def spatial_rank(field, name: str = "field") -> int:
-    """Number of spatial axes of `[batch, *spatial, channels]`.
+def spatial_rank(field, name: str = "field", last: str = "channels") -> int:
+    """Number of spatial axes of `[batch, *spatial, last]`.
+
+    Args:
+        field: tensor or array of any rank.
+        name: what the caller calls the field, for the error.
+        last: what its last axis holds, for the error.
 
     Raises:
         ValueError: unless that is 2 or 3.
@@ -180,7 +185,7 @@ def spatial_rank(field, name: str = "field") -> int:
     rank = len(field.shape) - 2
     if rank not in (2, 3):
         raise ValueError(
-            f"{name} must be [batch, *spatial, channels] with 2 or 3 spatial axes, "
+            f"{name} must have the shape [batch, *spatial, {last}] with 2 or 3 spatial axes, "
             f"not {tuple(field.shape)}."
         )
     return rank

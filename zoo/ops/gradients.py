@@ -20,8 +20,10 @@ def norm(vectors, axis: int = -1):
     """
     squared = ops.sum(ops.square(vectors), axis=axis)
     # Both branches of `where` are differentiated, so the root must stay finite in the unused one.
-    positive = ops.where(squared > 0, squared, ops.ones_like(squared))
-    return ops.where(squared > 0, ops.sqrt(positive), ops.zeros_like(squared))
+    # Compared with zero, because a NaN must stay one.
+    zero = squared == 0
+    root = ops.sqrt(ops.where(zero, ops.ones_like(squared), squared))
+    return ops.where(zero, ops.zeros_like(squared), root)
 
 
 def value_and_gradient(function: Callable, points):

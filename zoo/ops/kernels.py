@@ -14,19 +14,6 @@ def _unsupported() -> NotImplementedError:
     )
 
 
-def on_cpu() -> bool:
-    """True when the current backend computes on a CPU."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return not tf.config.list_physical_devices("GPU")
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.default_backend() == "cpu"
-    raise _unsupported()
-
-
 def kernel(function: Callable) -> Callable:
     """Compiles a function of tensors with XLA, also inside a graph that is not compiled.
 

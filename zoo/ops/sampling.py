@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from zoo.ops import kernels
+from zoo.ops.compiling import on_accelerator
 from zoo.ops.derivatives import spatial_rank
 
 ORDERS = ("linear", "nearest")
@@ -271,7 +272,7 @@ def _to_image(image, values, gradient, *, mode: str, relative: bool):
     for corner in weights:
         for bit, axis in zip(corner, axes, strict=True):
             weights[corner] = weights[corner] * axis.weights[bit]
-    if not kernels.on_cpu() or channels > FEW_CHANNELS:
+    if on_accelerator() or channels > FEW_CHANNELS:
         result = 0.0
         for corner, weight in weights.items():
             index = flat + sum(bit * step for bit, step in zip(corner, steps, strict=True))

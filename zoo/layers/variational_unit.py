@@ -1,0 +1,110 @@
+"""The step of a variational registration network, and filters that make it plain descent."""
+
+from __future__ import annotations
+
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from zoo.layers.bspline import bspline_adjoint
+from zoo.layers.fields_of_experts import FieldsOfExperts
+from zoo.ops.derivatives import spatial_gradient
+
+
+@keras.saving.register_keras_serializable(package="zoo")
+class VariationalUnit(keras.layers.Layer):
+    """One step `u <- u - |tau| P (data + smoothness) + |beta| (u - previous)`.
+
+    Called with `(control, previous, moved, fixed)`: the displacement on the control points now and
+    one step before, `[batch, *control, rank]` in voxels of this level, the image that it moves and
+    the fixed image, `[batch, *spatial, channels]`. Returns the next control points.
+
+    Args:
+        data: gradient of the energy of a residual.
+        smoothness: gradient of the energy of a displacement.
+        spacing: voxels between control points.
+        step: first `tau`; None draws it from 0 to 0.1, as the authors do.
+        momentum: first `beta`; None is a step without.
+        damping: what is added to the diagonal, relative to its mean; None is a step without `P`.
+    """
+
+    def __init__(
+        self,
+        data: FieldsOfExperts,
+        smoothness: FieldsOfExperts,
+        spacing: int,
+        step: float | None,
+        momentum: float | None,
+        damping: float | None,
+        **kwargs,
+    ):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.data, self.smoothness, self.spacing = data, smoothness, spacing
+        self.step = self._scalar("step", step)
+        self.momentum = None if momentum is None else self._scalar("momentum", momentum)
+        self.damping = None if damping is None else self._scalar("damping", damping)
+
+    def _scalar(self, name: str, value: float | None):
+        initial = keras.initializers.RandomUniform(0.0, 0.1)
+        if value is not None:
+            initial = keras.initializers.Constant(value)
+        return self.add_weight(name=name, shape=(), initializer=initial)
+
+    def build(self, control, previous, moved, fixed):
+        for experts, shape in ((self.data, moved), (self.smoothness, control)):
+            if not experts.built:
+                experts.build(shape)
+        self.built = True
+
+    def call(self, control, previous, moved, fixed):
+        gradient = spatial_gradient(moved)
+        force = ops.sum(self.data(moved - fixed)[..., None] * gradient, axis=-2)
+        force = bspline_adjoint(force, self.spacing, order=1)
+        smooth = self.smoothness(control)
+        if self.damping is None:
+            update = force + smooth
+        else:
+            rank = control.shape[-1]
+            squares = ops.sum(ops.square(gradient), axis=(-2, -1))[..., None] / rank
+            diagonal = bspline_adjoint(squares, self.spacing, order=1)
+            typical = ops.mean(diagonal, axis=tuple(range(1, rank + 2)), keepdims=True)
+            damped = diagonal + ops.abs(self.damping) * typical
+            # Where the image is constant there is no force, and no reason to divide by zero.
+            update = (force + typical * smooth) / ops.maximum(damped, 1e-8)
+        # A step beyond half the spacing could fold the map, and an unrolled descent diverge.
+        longest = self.spacing / 2.0
+        new = control - ops.clip(ops.abs(self.step) * update, -longest, longest)
+        if self.momentum is not None:
+            new = new + ops.abs(self.momentum) * (control - previous)
+        return new
+
+
+def descent_filters(differences: bool):
+    """An initialiser of filters with which fields of experts give a classical descent.
+
+    Args:
+        differences: the first filters, one for each axis, are forward differences; otherwise, one
+            for each channel, impulses. The others are drawn as in DIRV-Net.
+    """
+
+    def initializer(shape, dtype=None):
+        *taps, channels, filters = shape
+        rank = len(taps)
+        spread = (rank / filters / math.prod(taps)) ** (1 / rank)
+        first = rank if differences else channels
+        kernel = np.zeros(shape, "float32")
+        middle = tuple((size - 1) // 2 for size in taps)
+        for number in range(first):
+            if not differences:
+                kernel[(*middle, number, number)] = 1.0
+                continue
+            after = list(middle)
+            after[number] += 1
+            kernel[(*middle, slice(None), number)] = -1.0
+            kernel[(*after, slice(None), number)] = 1.0
+        others = np.arange(filters) >= first
+        return kernel + others * keras.initializers.RandomNormal(0.0, spread)(shape, dtype)
+
+    return initializer
