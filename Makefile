@@ -24,6 +24,8 @@ bench: $(VENV)/.bench
 	$(BIN)/python tests/benchmarks/bench_igr.py
 	$(BIN)/python tests/benchmarks/bench_sampling.py
 	$(BIN)/python tests/benchmarks/bench_losses.py
+	$(BIN)/python tests/benchmarks/bench_dirvnet.py
+	$(BIN)/python tests/benchmarks/bench_splatting.py
 	$(BIN)/python tests/benchmarks/bench_experts.py
 	@echo "With real pairs: $(BIN)/python tests/benchmarks/bench_affine.py DATA_FOLDER"
 

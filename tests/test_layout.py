@@ -30,7 +30,7 @@ ALLOWED = {
     "zoo.transform": {"zoo.geometry", "zoo.io", "zoo.ops", "zoo.data", "zoo.layers"},
     "zoo.model": {"zoo.ops", "zoo.catalogue", "registry", "pretrained"},
     "zoo.registration": {"zoo.data", "zoo.metrics", "zoo.model", "zoo.transform"},
-    "zoo.refinement": {"zoo.ops", "zoo.layers"},
+    "zoo.refinement": {"zoo.ops", "zoo.layers", "zoo.data"},
     "zoo.models": {
         "zoo.ops",
         "zoo.layers",

@@ -13,28 +13,61 @@ TABLE = re.compile(r"(<!-- presets: .*? -->\n)(.*?)(<!-- end of presets -->)", r
 
 
 def table() -> str:
+    """Surfaces first, then registrations."""
+    return surfaces() + "\n" + registrations()
+
+
+def surfaces() -> str:
     """One line for each preset and protocol, with the sampling floor where it is known."""
     lines = [
         "| Preset | Protocol | Chamfer (floor) | Hausdorff (floor) | Training | Weights' licence |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for preset in presets():
-        protocols, floor = {}, {}
-        for row in preset.manifest["metrics"]:
-            kind = floor if "floor" in row["protocol"] else protocols
-            kind.setdefault(row["protocol"], {})[row["name"]] = row["value"]
-        floor = next(iter(floor.values()), {})
-        training = preset.manifest["training"]
-        how = f"{training['steps']} steps, {training['minutes']:g} min, {training['hardware']}"
+    for preset, protocols in _of("chamfer"):
+        floor = next((values for name, values in protocols.items() if "floor" in name), {})
         for protocol, values in protocols.items():
+            if values is floor:
+                continue
             shown = [
                 f"{values[name]:.4f}" + (f" ({floor[name]:.4f})" if name in floor else "")
                 for name in ("chamfer", "hausdorff")
             ]
-            licence = preset.manifest["licence"]["weights"]
-            cells = [f"`{preset.name}`", protocol, *shown, how, licence]
-            lines.append(f"| {' | '.join(cells)} |")
+            lines.append(_line(preset, protocol, *shown))
     return "\n".join(lines) + "\n"
+
+
+def registrations() -> str:
+    """One line for each preset: before registration, with the untrained and the trained network."""
+    lines = [
+        "| Preset | Protocol | Measure | Initial | Untrained | Trained | Folds | Training "
+        "| Weights' licence |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for measure, words in (("epe", "mean error, voxels"), ("dice", "mean Dice")):
+        for preset, protocols in _of(measure):
+            protocol, values = next(iter(protocols.items()))
+            before = protocols[f"{protocol}, before training"]
+            shown = [f"{row:.3f}" for row in (values[f"initial_{measure}"], before[measure])]
+            shown += [f"**{values[measure]:.3f}**", f"{values['folds_percent']:.2g} %"]
+            lines.append(_line(preset, protocol, words, *shown))
+    return "\n".join(lines) + "\n"
+
+
+def _of(measure: str):
+    """Presets with a metric, and their metrics by protocol."""
+    for preset in presets():
+        protocols = {}
+        for row in preset.manifest["metrics"]:
+            protocols.setdefault(row["protocol"], {})[row["name"]] = row["value"]
+        if measure in next(iter(protocols.values())):
+            yield preset, protocols
+
+
+def _line(preset, *cells: str) -> str:
+    training = preset.manifest["training"]
+    how = f"{training['steps']} steps, {training['minutes']:g} min, {training['hardware']}"
+    licence = preset.manifest["licence"]["weights"]
+    return f"| {' | '.join([f'`{preset.name}`', *cells, how, licence])} |"
 
 
 def test_the_results_are_those_of_the_presets():

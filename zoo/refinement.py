@@ -5,10 +5,58 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import keras
+import numpy as np
 from keras import ops
 
+from zoo.data.pairs import RepeatedBatch
 from zoo.layers.bspline import bspline_expand, control_shape
+from zoo.layers.pyramid import downsample_displacement, image_pyramid, upsample_displacement
 from zoo.ops.sampling import warp
+
+
+def refine(
+    batch: dict,
+    displacement,
+    spacing: int,
+    similarity: Callable,
+    penalty: Callable,
+    weight: float,
+    epochs: int,
+    learning_rate: float = 0.1,
+    callbacks=None,
+    verbose="auto",
+    jit_compile: bool = False,
+) -> tuple[np.ndarray, keras.callbacks.History]:
+    """Improves a displacement for one pair: first on images of half the size, then in full.
+
+    Args:
+        batch: `fixed` and `moving`, `[1, *spatial, channels]`, and perhaps `fixed_mask`.
+        displacement: where to start, `[1, *spatial, rank]` in voxels.
+        spacing, similarity, penalty, weight: see `Refinement`.
+        epochs: steps, half of them on either level.
+        learning_rate: of Adam, in voxels; it falls along a cosine to a tenth.
+        callbacks, verbose, jit_compile: of Keras; the callbacks see two trainings.
+
+    Returns:
+        The displacement, float32, and the history of both levels.
+    """
+    history = None
+    for halvings, steps in ((1, epochs // 2), (0, epochs - epochs // 2)):
+        level = {key: image_pyramid(value, 2)[halvings] for key, value in batch.items()}
+        start = downsample_displacement(displacement) if halvings else displacement
+        model = Refinement(start, spacing, similarity, penalty, weight)
+        decay = keras.optimizers.schedules.CosineDecay(learning_rate, max(steps, 1), 0.1)
+        model.compile(keras.optimizers.Adam(decay), jit_compile=jit_compile)
+        done = model.fit(RepeatedBatch(level), epochs=steps, callbacks=callbacks, verbose=verbose)
+        # Only the correction comes from the coarse level, so the start keeps its detail.
+        correction = model(level)["displacement"] - start
+        if halvings:
+            correction = upsample_displacement(correction, displacement.shape[1:-1])
+            history = done
+        displacement = ops.convert_to_numpy(displacement + correction)
+    history.history["loss"] = history.history.get("loss", []) + done.history["loss"]
+    history.epoch = list(range(len(history.history["loss"])))
+    return displacement, history
 
 
 class Refinement(keras.Model):

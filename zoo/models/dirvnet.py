@@ -32,7 +32,7 @@ from keras import ops
 
 from zoo.data.chessboard import ChessboardPairs
 from zoo.data.pair import LazyPairs, Pair
-from zoo.data.pairs import PairDataset, RepeatedBatch
+from zoo.data.pairs import PairDataset
 from zoo.layers.activations import EXTRAPOLATIONS, PiecewiseLinear, RadialBasis
 from zoo.layers.bspline import bspline_expand, control_shape
 from zoo.layers.fields_of_experts import FieldsOfExperts
@@ -54,7 +54,7 @@ from zoo.losses import (
 )
 from zoo.ops.correlation import PADDINGS
 from zoo.ops.sampling import compose, warp
-from zoo.refinement import Refinement
+from zoo.refinement import refine
 from zoo.registration import Registration
 from zoo.transform import Dense, Transform, Velocity
 
@@ -501,44 +501,27 @@ class DIRVNet(Registration):
             self.compile()
         return self._refine(x, 80 if epochs is None else epochs, callbacks, **kwargs)
 
-    def _refine(self, pair, epochs, callbacks, learning_rate: float = 0.1, verbose="auto"):
-        options, weights = self.options, self.loss_weights
-        arrays = pair.arrays()
+    def _refine(self, pair, epochs, callbacks, **kwargs):
+        options, arrays = self.options, pair.arrays()
         images = self._matched(arrays["fixed"], arrays["moving"])
-        batch = dict(
-            zip(
-                ("fixed", "moving"),
-                (image[..., : options.channels] for image in images),
-                strict=True,
-            )
-        )
+        batch = {
+            side: image[..., : options.channels]
+            for side, image in zip(("fixed", "moving"), images, strict=True)
+        }
         if "fixed_mask" in arrays:
             batch["fixed_mask"] = arrays["fixed_mask"]
-        displacement = self.transform(pair).displacement()[None]
-        history = None
-        for halvings in (1, 0):
-            level = {key: image_pyramid(value, 2)[halvings] for key, value in batch.items()}
-            start = downsample_displacement(displacement) if halvings else displacement
-            model = Refinement(
-                start,
-                options.spacing,
-                SIMILARITIES[options.similarity](),
-                PENALTIES[options.penalty](),
-                weights["smoothness"],
-            )
-            steps = epochs // 2 if halvings else epochs - epochs // 2
-            decay = keras.optimizers.schedules.CosineDecay(learning_rate, max(steps, 1), 0.1)
-            model.compile(keras.optimizers.Adam(decay), jit_compile=self.jit_compile)
-            done = model.fit(
-                RepeatedBatch(level), epochs=steps, callbacks=callbacks, verbose=verbose
-            )
-            correction = model(level)["displacement"] - start
-            if halvings:
-                correction = upsample_displacement(correction, displacement.shape[1:-1])
-                history = done
-            displacement = ops.convert_to_numpy(displacement + correction)
-        history.history["loss"] += done.history["loss"]
-        history.epoch = list(range(epochs))
+        displacement, history = refine(
+            batch,
+            self.transform(pair).displacement()[None],
+            options.spacing,
+            SIMILARITIES[options.similarity](),
+            PENALTIES[options.penalty](),
+            self.loss_weights["smoothness"],
+            epochs,
+            callbacks=callbacks,
+            jit_compile=self.jit_compile,
+            **kwargs,
+        )
         self._refined[_fingerprint(pair)] = displacement[0]
         return history
 
