@@ -232,7 +232,7 @@ def test_density_keypoints_are_local_maxima():
     shell = rng.standard_normal((40, 29, 3))
     shell *= rng.uniform(0.8, 1.2, (40, 29, 1)) / np.linalg.norm(shell, axis=-1, keepdims=True)
     points = np.concatenate([centres[:, None], centres[:, None] + shell], axis=1).reshape(-1, 3)
-    chosen = keypoints.density_keypoints(points, 40, neighbours=30, rivals=30)
+    chosen = keypoints.density_keypoints(points, 40, sharpness=0.3, rivals=29)
     assert set(chosen.tolist()) == set(range(0, 1200, 30))
     # For more points the sharpness grows until less stand in each other's way.
     more = keypoints.density_keypoints(points, 100, seed=1)

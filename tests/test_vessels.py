@@ -1,7 +1,18 @@
 """The generator of breathing lungs.
 
-`python -m test_vessels` in this folder prints the statistics of 16 cases (level E, 300 landmarks
-each), to be held against those of DIR-Lab COPDgene to which the generator was fitted.
+`python -m test_vessels`, in this folder and with the project on the path, measures 16 cases (seeds
+0 to 15, level E, 300 landmarks each). It printed, beside DIR-Lab COPDgene to which it was fitted:
+
+                                            generated             ten patients
+    mean displacement, mm                   24.6 (11.8-34.9)      23.4 (12.6-30.1)
+    after matching mean and deviation       8.5                   9.0
+    after the best affine map               6.4                   6.4
+    after the best quadratic map            4.4                   4.1
+    determinant of the affine map           0.75 (0.59-0.91)      0.75 (0.57-0.91)
+    deviation of displacements, x/y/z       4.0/6.7/11.4          4.7/7.5/11.4
+    determinant over 25 landmarks, 5/50/95  0.52/0.74/1.03        0.47/0.68/0.89
+    semivariance at 0-10/20-30/50-60 mm     1.1/12.7/44.7         2.3/14.9/46.1
+    points, inhaled and exhaled             148,000 and 98,000    135,000 and 95,000
 """
 
 import numpy as np

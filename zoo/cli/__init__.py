@@ -102,7 +102,18 @@ def parser() -> argparse.ArgumentParser:
     _pair_arguments(sub)
     sub.add_argument("-m", "--method", default="affine", help="a method or preset")
     sub.add_argument("--out", type=Path, required=True, help="folder for the results")
-    sub.add_argument("--epochs", type=int, help="of the optimisation for this pair")
+    sub.add_argument(
+        "--start",
+        type=Path,
+        metavar="TRANSFORM",
+        help="from where to go on, such as the transform.h5 of an affine alignment; the result "
+        "includes it",
+    )
+    sub.add_argument(
+        "--epochs",
+        type=int,
+        help="of the optimisation for this pair; a learned method only optimises when given this",
+    )
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--set", **SETTING)
     sub.add_argument("--overwrite", action="store_true", help="replace existing results")

@@ -39,14 +39,20 @@ def register(options):
     if options.epochs is not None and options.epochs < 1:
         raise ValueError(f"--epochs must be at least 1, not {options.epochs}.")
     pair = _read_pair(options)
+    start = None if options.start is None else _read_start(options.start, pair.rank)
     moved = _moved_name(options.moving, pair)
     keras = load_keras()
     from zoo.io import written_whole
+    from zoo.registration import measure
 
     keras.utils.set_random_seed(options.seed)
     model = _registration(options.method, pair.rank, config)
-    _fit_if_needed(model, pair, options.method, options.epochs)
-    transform, results = model.transform(pair), model.evaluate(pair)
+    left = pair if start is None else pair.aligned(start)
+    _fit_if_needed(model, left, options.method, options.epochs)
+    transform = model.transform(left)
+    if start is not None:
+        transform = start @ transform
+    results = measure(transform, pair)
     options.out.mkdir(parents=True, exist_ok=True)
     transform.save(options.out / "transform.h5")
     written = {"transform.h5", moved, "results.json"}
@@ -187,6 +193,22 @@ def _registration(name: str, rank: int, config: dict):
     import zoo
 
     return zoo.load(name) if is_preset(name) else create(name, config, rank)
+
+
+def _read_start(path: Path, rank: int):
+    """The transform of `--start`, for pairs of a rank."""
+    import numpy as np
+
+    import zoo
+
+    start = zoo.Transform.load(path)
+    try:
+        start.pull(np.zeros((1, rank)))
+    except ValueError as error:
+        raise ValueError(
+            f"--start: {path.name!r} is a transform of another rank than the pair's, {rank}."
+        ) from error
+    return start
 
 
 def _moved_name(moving: Path, pair) -> str:

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from zoo.io import written_whole
 from zoo.view.registration import LINE, PERCENTILES, grid_lines, intensity_window
 
 PAIRS = 8  # at most so many are shown
@@ -29,6 +30,7 @@ POINTS = 241  # of a curve
 BEYOND = 0.15  # of the width of the nodes is shown on either side of them
 SIGNED, LENGTHS = "bwr", "viridis"
 MINUS, RHO, PHI = "\N{MINUS SIGN}", "\N{GREEK SMALL LETTER RHO}", "\N{GREEK SMALL LETTER PHI}"
+ERROR = f"predicted {MINUS} known"
 
 # Inches.
 DPI = 110
@@ -59,13 +61,10 @@ def pairs_figure(
     Raises:
         ValueError: for arrays that do not fit together.
     """
-    _check_like(fixed, moving=moving, moved=moved)
-    _check_fields(displacement=displacement)
-    if displacement.shape[:-1] != fixed.shape[:-1]:
-        raise ValueError(
-            f"displacement must have the axes {fixed.shape[:-1]} of fixed, not "
-            f"{displacement.shape[:-1]}."
-        )
+    _check_batch("fixed", fixed, field=False)
+    _check_same("moving", moving, "fixed", fixed.shape)
+    _check_same("moved", moved, "fixed", fixed.shape)
+    _check_same("displacement", displacement, "fixed", (*fixed.shape[:-1], fixed.ndim - 2))
     names = ("fixed", "moving", "moved", f"fixed {MINUS} moving", f"fixed {MINUS} moved", "grid")
     count = min(len(fixed), PAIRS)
     figure, panels = _panels(count, names, _picture(fixed[0, ..., 0]).shape, TEXT)
@@ -78,7 +77,7 @@ def pairs_figure(
         limit = _limit(*(pictures[0] - other for other in pictures[1:]))
         for axes, other, image in zip(row[3:], pictures[1:], images[1:], strict=False):
             axes.imshow(pictures[0] - other, cmap=SIGNED, vmin=-limit, vmax=limit)
-            _add_title(axes, f"mean |\N{MIDDLE DOT}| {_short(np.abs(images[0] - image).mean())}")
+            _add_title(axes, _mean_size(images[0] - image))
         row[5].imshow(0.5 * (pictures[0] - low) / (high - low), cmap="gray", vmin=0, vmax=1)
         _draw_grid(row[5], displacement[k])
         row[0].set_ylabel(f"pair {k}", fontsize=8)
@@ -101,30 +100,29 @@ def displacement_figure(
     Raises:
         ValueError: for arrays that do not fit together.
     """
-    _check_fields(displacement=displacement)
+    _check_batch("displacement", displacement, field=True)
     kinds = {"predicted": displacement}
     if known is not None:
-        _check_like(displacement, known=known)
+        _check_same("known", known, "displacement", displacement.shape)
         kinds = {"known": known, "predicted": displacement}
-    shown = [*kinds, "difference"] if known is not None else [*kinds]
+    shown = [*kinds, ERROR] if known is not None else [*kinds]
     names = [f"{axis} {kind}" for axis in "xy" for kind in shown]
     names += [f"{kind} field" for kind in kinds]
     count = min(len(displacement), PAIRS)
     figure, panels = _panels(count, names, _picture(displacement[0, ..., 0]).shape, TEXT)
     for k, row in enumerate(panels):
         fields = {kind: array[k] for kind, array in kinds.items()}
-        limit = _limit(*(_picture(field[..., :2], 2) for field in fields.values()))
+        limit = _limit(*map(_plane, fields.values()))
         if known is not None:
-            fields["difference"] = fields["predicted"] - fields["known"]
+            fields[ERROR] = fields["predicted"] - fields["known"]
         places = iter(row)
         for axis in range(2):
             for kind, field in fields.items():
                 axes = next(places)
                 picture = _picture(field[..., axis])
                 axes.imshow(picture, cmap=SIGNED, vmin=-limit, vmax=limit)
-                if kind == "difference":
-                    mean = np.abs(field[..., axis]).mean()
-                    _add_title(axes, f"mean |\N{MIDDLE DOT}| {_short(mean)}")
+                if kind == ERROR:
+                    _add_title(axes, _mean_size(field[..., axis]))
         for kind in kinds:
             _draw_arrows(next(places), fields[kind])
         row[0].set_ylabel(f"pair {k}\n\N{PLUS-MINUS SIGN}{_short(limit)} voxels", fontsize=8)
@@ -157,8 +155,8 @@ def unit_displacement_figure(
     _check_levels(displacements, known, "known")
     signed, units = show == "components", len(displacements[0])
     names = [f"unit {unit}" for unit in range(units)]
-    names += ["known", "difference"] if known is not None else []
-    rows, titles = [], []
+    names += ["known", f"unit {units - 1} {MINUS} known"] if known is not None else []
+    rows = []
     for number, level in enumerate(displacements):
         scale = 2.0 ** (len(displacements) - 1 - number)
         fields, words = [scale * field for field in level], []
@@ -220,7 +218,7 @@ def unit_image_figure(
         for axes, picture in zip(row, pictures, strict=False):
             axes.imshow(picture, cmap="gray", vmin=low, vmax=high)
         for axes, image in zip(row[1:], moved[k], strict=False):
-            _add_title(axes, f"mean |\N{MIDDLE DOT}| {_short(np.abs(fixed[k] - image).mean())}")
+            _add_title(axes, _mean_size(fixed[k] - image))
         picture = pictures[0] - pictures[-1]
         shown = row[-1].imshow(picture, cmap=SIGNED, vmin=-limit, vmax=limit)
         row[0].set_ylabel(f"level {k}", fontsize=8)
@@ -301,7 +299,7 @@ def function_figure(
     for name, level in units.items():
         if not -len(level) <= unit < len(level):
             raise ValueError(f"unit must be one of the {len(level)} of {name}, not {unit}.")
-    figure, panels = _plots(_checked_count(units), 4)
+    figure, panels = _plots(_checked_count(units, "units"), 4)
     for row, (name, level) in zip(panels, units.items(), strict=True):
         chosen, number = level[unit], unit % len(level)
         for axes, experts, title in zip(
@@ -359,14 +357,14 @@ def histogram_figure(
 
 
 def _draw_grid(axes, displacement: np.ndarray):
-    field = _plane(displacement)[..., :2]
+    field = _plane(displacement)
     step = max(round(max(field.shape[:2]) / LINES), 1)
     lines = grid_lines(field, (step, step))
     axes.add_collection(LineCollection(lines, colors=LINE, linewidths=0.6), autolim=False)
 
 
 def _draw_arrows(axes, displacement: np.ndarray):
-    field = _plane(displacement)[..., :2]
+    field = _plane(displacement)
     step = max(round(max(field.shape[:2]) / ARROWS), 1)
     x, y = (np.arange((size - 1) % step // 2, size, step) for size in field.shape[:2])
     u, v = np.moveaxis(field[np.ix_(x, y)], -1, 0)
@@ -388,20 +386,22 @@ def _draw_functions(panels, experts):
         for end in activation.positions[[0, -1]]:
             axes.axvline(end, color="0.8", linewidth=0.8, zorder=0)
         axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+    keys = [("-", colours[k], f"filter {k}") for k in sorted({0, experts.filters - 1})]
     if banks > 1:
-        keys = [Line2D([], [], color="0.3", linestyle=style) for style in styles[:banks]]
-        panels[0].legend(keys, [f"{axis} component" for axis in "xyz"[:banks]], fontsize=7)
+        keys += [(styles[k], "0.3", f"{axis} component") for k, axis in enumerate("xyz"[:banks])]
+    lines = [Line2D([], [], linestyle=style, color=colour) for style, colour, _ in keys]
+    panels[0].legend(lines, [words for *_, words in keys], fontsize=7)
 
 
-def _plane(array: np.ndarray) -> np.ndarray:
-    """`[a, b, ...]` of a displacement `[*spatial, rank]`."""
-    return array if array.shape[-1] == 2 else array[:, :, array.shape[2] // 2]
+def _plane(displacement: np.ndarray) -> np.ndarray:
+    """`[a, b, 2]`, the components in the plane of a displacement `[*spatial, rank]`."""
+    rank = displacement.shape[-1]
+    return displacement if rank == 2 else displacement[:, :, displacement.shape[2] // 2, :2]
 
 
-def _picture(array: np.ndarray, rank: int | None = None) -> np.ndarray:
+def _picture(array: np.ndarray) -> np.ndarray:
     """`[rows, columns]` of `[*spatial]`."""
-    array = array if array.ndim == 2 else array[..., array.shape[2] // 2]
-    return array.T
+    return (array if array.ndim == 2 else array[..., array.shape[2] // 2]).T
 
 
 def _limit(*arrays: np.ndarray) -> float:
@@ -411,7 +411,109 @@ def _limit(*arrays: np.ndarray) -> float:
 
 
 def _short(number: float) -> str:
-    return f"{number:.2g}" if abs(number) < 0.995 else f"{number:.3g}"
+    return f"{number:.2f}" if abs(number) >= 0.1 else f"{number:.2g}"
+
+
+def _mean_size(difference: np.ndarray) -> str:
+    return f"mean |\N{MIDDLE DOT}| {_short(np.abs(difference).mean())}"
 
 
 # Layout
+
+
+def _panels(
+    rows: int, names: Sequence[str], shape: tuple[int, int], head: float, foot: float = GAP
+):
+    """Figure and `[rows, columns]` of axes for pictures of one shape, with names on top.
+
+    Args:
+        rows: number of them.
+        names: of the columns.
+        shape: of the pictures.
+        head: room above a row for its titles, inches.
+        foot: room below the last row, inches.
+    """
+    height, width = SIDE * np.sqrt(np.divide(shape, shape[::-1]))
+    columns, top = len(names), TEXT + head
+    total = (
+        LABEL + columns * (width + GAP),
+        top + rows * height + (rows - 1) * head + foot,
+    )
+    figure = Figure(figsize=total, dpi=DPI)
+    room = {
+        "left": LABEL / total[0],
+        "right": 1 - GAP / total[0],
+        "top": 1 - top / total[1],
+        "bottom": foot / total[1],
+        "wspace": GAP / width,
+        "hspace": head / height,
+    }
+    panels = figure.subplots(rows, columns, squeeze=False, gridspec_kw=room)
+    for axes in panels.flat:
+        axes.set(xticks=[], yticks=[])
+    for axes, name in zip(panels[0], names, strict=True):
+        axes.set_title(name, fontsize=8, pad=3)
+    return figure, panels
+
+
+def _add_title(axes, words: str):
+    """Words above a panel, below the name of its column."""
+    axes.set_title("\n".join(filter(None, (axes.get_title(), words))), fontsize=8, pad=3)
+
+
+def _add_bar(figure: Figure, shown, words: str):
+    width, height = figure.get_size_inches()
+    wide = min(4.0, 0.8 * width)
+    place = (0.5 * (1 - wide / width), 0.38 / height, wide / width, 0.09 / height)
+    bar = figure.colorbar(shown, cax=figure.add_axes(place), orientation="horizontal")
+    bar.ax.tick_params(labelsize=7, length=2, pad=1)
+    bar.set_label(words, fontsize=8, labelpad=1)
+
+
+def _plots(rows: int, columns: int, size: tuple[float, float] = PLOT):
+    figure = Figure((columns * size[0], rows * size[1]), dpi=DPI, layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for axes in panels.flat:
+        axes.tick_params(labelsize=8)
+    return figure, panels
+
+
+def _written(figure: Figure, path: str | Path | None) -> Figure:
+    if path is not None:
+        with written_whole(path) as partial:
+            figure.savefig(partial, format="png")
+    return figure
+
+
+# Checks
+
+
+def _check_same(name: str, array, other: str, expected: tuple):
+    if np.shape(array) != tuple(expected):
+        raise ValueError(
+            f"{name} must have the shape {tuple(expected)}, as {other}, not {np.shape(array)}."
+        )
+
+
+def _check_batch(name: str, array: np.ndarray, field: bool):
+    shape = np.shape(array)
+    if len(shape) not in (4, 5) or 0 in shape or (field and shape[-1] != len(shape) - 2):
+        last = "rank" if field else "channels"
+        raise ValueError(f"{name} must be [batch, *spatial, {last}] in 2D or 3D, not {shape}.")
+
+
+def _check_levels(steps: Sequence[Sequence[np.ndarray]], single: Sequence | None, name: str):
+    """The same number of units on all levels, and `single` one array like theirs for each."""
+    counts = {len(level) for level in steps}
+    if len(counts) != 1 or 0 in counts:
+        raise ValueError(f"levels must have the same number of units, not {sorted(counts)}.")
+    if single is not None and len(single) != len(steps):
+        raise ValueError(f"{name} must have {len(steps)} levels, not {len(single)}.")
+    for number, one in enumerate(single or ()):
+        _check_same(name, one, f"the units of level {number}", np.shape(steps[number][0]))
+
+
+def _checked_count(levels: Mapping, name: str) -> int:
+    if not levels:
+        raise ValueError(f"{name} is empty: there is nothing to draw.")
+    return len(levels)
