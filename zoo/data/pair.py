@@ -180,7 +180,9 @@ class Pair:
         if self.moving_landmarks is not None:
             changes["moving_landmarks"] = transform.move(self.moving_landmarks)
         if not self.is_images:
-            changes["moving"] = Scan(transform.move(self.moving.points))
+            points = transform.move(self.moving.points)
+            # Normals turn with the Jacobian, which a transform does not have to know.
+            changes["moving"] = replace(self.moving, points=points, normals=None)
             return replace(self, **changes)
         grid = self.fixed.grid
         changes["moving"] = transform.warp(self.moving, grid)

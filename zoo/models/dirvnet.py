@@ -78,6 +78,19 @@ CHOICES = {
     "penalty": tuple(PENALTIES),
     "unit_loss": ("last", "exponential"),
 }
+LEAST = {
+    "channels": 1,
+    "levels": 1,
+    "units": 1,
+    "filters": 1,
+    "data_kernel": 1,
+    "smoothness_kernel": 2,  # differences need two taps
+    "spacing": 1,
+    "share_units": 1,
+    "knots": 2,
+    "features": 0,
+    "passes": 1,
+}
 SQUARINGS = 6
 NOT_OPTIONS = ("self", "kwargs", "__class__")
 
@@ -195,9 +208,9 @@ class DIRVNet(Registration):
             conv = keras.layers.Conv2D if dims == 2 else keras.layers.Conv3D
             self.extractor = keras.Sequential(
                 [
-                    conv(features, 3, padding="same"),
-                    keras.layers.LeakyReLU(0.2),
-                    conv(features, 3, padding="same"),
+                    conv(features, 3, padding="same", dtype="float32"),
+                    keras.layers.LeakyReLU(0.2, dtype="float32"),
+                    conv(features, 3, padding="same", dtype="float32"),
                 ],
                 name="extractor",
             )
@@ -404,9 +417,13 @@ class DIRVNet(Registration):
         weights, options = self.loss_weights, self.options
         trace = y_pred.get("trace")
         if trace is None:
-            images = self._matched(*(ops.cast(x["fixed"], "float32"), y_pred["moved"]))
-            trace = [dict(zip(("fixed", "moved"), (images[0], [images[1]]), strict=True))]
-            trace[0]["displacements"] = [y_pred["displacement"]]
+            # As in training: matched first, warped then.
+            fixed, moving = self._matched(
+                *(ops.cast(x[side], "float32") for side in ("fixed", "moving"))
+            )
+            displacement = y_pred["displacement"]
+            moved = warp(moving, displacement)
+            trace = [{"fixed": fixed, "moved": [moved], "displacements": [displacement]}]
         masks = [None] * len(trace)
         if "fixed_mask" in x:
             masks = [mask[..., 0] for mask in image_pyramid(x["fixed_mask"], len(trace))]
@@ -495,8 +512,14 @@ class DIRVNet(Registration):
             ValueError: for a pair that does not fit the model.
         """
         if not isinstance(x, Pair):
-            return super().fit(x, y, epochs=epochs or 1, callbacks=callbacks, **kwargs)
+            return super().fit(
+                x, y, epochs=1 if epochs is None else epochs, callbacks=callbacks, **kwargs
+            )
+        if y is not None:
+            raise TypeError("y must be left out with a pair, which brings all it needs.")
         self._check_pair(x)
+        if epochs is not None and epochs < 1:
+            raise ValueError(f"epochs must be at least 1, not {epochs}.")
         if not self.compiled:
             self.compile()
         return self._refine(x, 80 if epochs is None else epochs, callbacks, **kwargs)
@@ -549,8 +572,8 @@ class DIRVNet(Registration):
                 `zoo.Pair.aligned`.
 
         Returns:
-            A `zoo.transform.Dense` on the fixed grid; a `zoo.transform.Velocity`, with an exact
-            inverse, for a network with `velocity` that was not fitted to the pair.
+            A `zoo.transform.Dense` on the fixed grid; for a network with `velocity` that was not
+            fitted to the pair a `zoo.transform.Velocity`, whose inverse integrates backwards.
 
         Raises:
             TypeError: for anything but a pair.
@@ -646,19 +669,35 @@ def _check(given: dict):
     for name, known in CHOICES.items():
         if given[name] not in known:
             raise ValueError(f"{name} must be one of {known}, not {given[name]!r}.")
-    for name in ("channels", "levels", "units", "spacing", "share_units", "passes"):
-        if given[name] < 1:
-            raise ValueError(f"{name} must be at least 1, not {given[name]}.")
+    for name, least in LEAST.items():
+        value = given[name]
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}.")
     least = max(given["dims"], given["channels"] + given["features"])
     if given["filters"] < least:
         raise ValueError(
             f"filters must be at least {least}, one for each axis, channel and feature, not "
             f"{given['filters']}."
         )
+    if given["smoothness"] < 0:
+        raise ValueError(f"smoothness must not be negative, but is {given['smoothness']}.")
+    for name in ("data_limits", "smoothness_limits"):
+        low_high = given[name]
+        if not isinstance(low_high, Sequence) or len(low_high) != 2 or low_high[0] >= low_high[1]:
+            raise ValueError(f"{name} must be two increasing numbers, not {low_high!r}.")
+    labels = given["labels"]
+    if labels is not None and (not isinstance(labels, Sequence) or not len(labels)):
+        raise ValueError(f"labels must list at least one label value, not {labels!r}.")
     weights = given["level_weights"]
-    if weights is not None and len(weights) != given["levels"]:
+    if weights is not None and (
+        not isinstance(weights, Sequence)
+        or len(weights) != given["levels"]
+        or min(weights) < 0
+        or not any(weights)
+    ):
         raise ValueError(
-            f"level_weights must hold {given['levels']} numbers, coarse to fine, not {weights}."
+            f"level_weights must hold {given['levels']} numbers, coarse to fine, none negative and "
+            f"not all zero, not {weights!r}."
         )
     if given["velocity"] and given["passes"] > 1:
         raise ValueError("passes must be 1 with velocity=True: a composition has no velocity.")
