@@ -570,7 +570,7 @@ def test_keras_file_restores_every_option(tmp_path):
         ({"penalty": "l2"}, "penalty must be one of"),
         ({"unit_loss": "all"}, "unit_loss must be one of"),
         *(
-            ({name: 0}, f"{name} must be at least 1, not 0")
+            ({name: 0}, f"{name} must be a whole number of at least 1, not 0")
             for name in ("channels", "levels", "units", "spacing", "share_units", "passes")
         ),
         ({"dims": 3, "filters": 2}, "filters must be at least 3"),
