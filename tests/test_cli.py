@@ -17,6 +17,7 @@ from zoo.data.phantoms import phantom_pair
 from zoo.geometry import Grid
 from zoo.io.images import read_labels, write_labels
 from zoo.io.landmarks import read_landmarks, read_named_landmarks, write_landmarks
+from zoo.registration import measure
 from zoo.transform import Affine, Dense
 
 
@@ -178,6 +179,67 @@ def test_register_clouds_and_warp_a_mesh(capsys, tmp_path):
     )
 
 
+def test_register_goes_on_from_a_start_with_a_preset(capsys, images, tmp_path, monkeypatch):
+    pair, matrix, offset = phantom_pair((48, 40), spacing=2.0)
+    start = Affine(matrix, offset + [3.0, -2.0])
+    start.save(tmp_path / "start.h5")
+    config = {"levels": 2, "units": 4, "filters": 2, "data_kernel": 1, "smoothness_kernel": 3}
+    loaded = []
+    monkeypatch.setattr(
+        "zoo.api.load", lambda name: loaded.append(name) or zoo.create("dirvnet", **config)
+    )
+    out = tmp_path / "out"
+    words = ("-m", "dirvnet.chessboard2d", "--start", tmp_path / "start.h5", "--out", out)
+    status, _, err = run(capsys, "register", *pair_words(images), *words)
+    assert status == 0 and loaded == ["dirvnet.chessboard2d"], err
+    results, before = json.loads((out / "results.json").read_text()), measure(start, pair)
+    assert results["tre_mm"] < 0.7 * before["tre_mm"]
+    assert results["initial_tre_mm"] == pytest.approx(before["initial_tre_mm"])
+    saved = zoo.Transform.load(out / "transform.h5")
+    np.testing.assert_allclose(saved.parts[0].matrix, matrix)
+    assert results["tre_mm"] == pytest.approx(measure(saved, pair)["tre_mm"], rel=1e-4)
+
+
+def test_learned_methods_are_fitted_to_a_pair_only_when_asked():
+    class Model:
+        def fit(self, pair, **options):
+            fitted.append(options)
+
+    fitted = []
+    for name in ("dirvnet", "dirvnet.chessboard2d"):
+        registrations._fit_if_needed(Model(), None, name)
+    assert not fitted
+    for name, epochs in (("affine", None), ("dirvnet", 3), ("dirvnet.chessboard2d", 3)):
+        registrations._fit_if_needed(Model(), None, name, epochs)
+    assert fitted == [{"verbose": 0}, *[{"verbose": 0, "epochs": 3}] * 2]
+
+
+def test_clouds_go_on_from_a_start(capsys, tmp_path):
+    points = np.random.default_rng(0).random((80, 2)) * [2, 1]
+    turned = np.array([[0.0, -1.0], [1.0, 0.0]])
+    np.save(tmp_path / "fixed.npy", points)
+    np.save(tmp_path / "moving.npy", points @ turned.T + [3.0, 1.0])
+    Affine(turned, [3.02, 0.99]).save(tmp_path / "start.h5")
+    out = tmp_path / "out"
+    words = ["register", tmp_path / "fixed.npy", tmp_path / "moving.npy", "--out", out]
+    words += ["--set", "kind=rigid", "--set", "start=identity", "--overwrite"]
+    errors = []
+    for start in ([], ["--start", tmp_path / "start.h5"]):
+        status, _, err = run(capsys, *words, *start)
+        assert status == 0, err
+        errors.append(np.abs(zoo.Scan.read(out / "moved.xyz").points - points).max())
+    assert errors[1] < 1e-3 < 0.1 < errors[0]
+    saved = zoo.Transform.load(out / "transform.h5")
+    np.testing.assert_allclose(saved.matrix, turned, atol=1e-4)
+
+
+def test_a_start_of_another_rank(capsys, scan, shift, tmp_path):
+    out = tmp_path / "out"
+    words = ("register", scan, scan, "--out", out, "--start", shift.with_name("shift.h5"))
+    status, _, err = run(capsys, *words)
+    assert status == 1 and "--start" in err and not out.exists()
+
+
 def test_evaluate_a_list_of_pairs(capsys, images):
     rows = json.loads(run(capsys, "evaluate", "affine", images / "pairs.csv", "--json")[1])
     assert len(rows) == 2
@@ -220,6 +282,7 @@ def test_verify(capsys, preset):
         (("register", "SCAN", "SCAN", "--out", "SCAN/inside"), "no folder"),
         (("register", "SCAN", "SCAN", "--out", "folder", "--set", "knid=rigid"), "knid"),
         (("register", "SCAN", "SCAN", "--out", "folder", "--set", "levels=many"), "--set"),
+        (("register", "SCAN", "SCAN", "--out", "folder", "--start", "absent.h5"), "absent.h5"),
         (("jacobian", "SCAN", "--out", "a.png"), "--out must end in"),
         (("view", "SCAN", "SCAN", "--out", "a.jpg"), ".png"),
     ],
