@@ -51,17 +51,16 @@ from zoo.transform import Affine, Dense, Transform
 # Our columns, by the dimension of the images.
 DESCENT = {
     "levels": 5,
-    "units": 20,
-    "share_units": 20,
+    "units": 10,
+    "share_units": 10,
     "share_levels": True,
     "filters": 3,
     "data_kernel": 1,
     "smoothness_kernel": 3,
-    "smoothness": 0.05,
     "similarity": "lncc",
 }
-MODEL = {2: DESCENT, 3: DESCENT}
-LOSS_WEIGHTS = {"smoothness": 0.1}  # of fit(pair)
+MODEL = {2: DESCENT | {"smoothness": 0.5}, 3: DESCENT | {"smoothness": 0.1}}
+LOSS_WEIGHTS = {"smoothness": 0.3}  # of fit(pair)
 FIT = {"epochs": 80, "learning_rate": 0.1}
 
 # SimpleITK's columns.

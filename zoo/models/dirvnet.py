@@ -14,9 +14,9 @@ The filters `K` and the functions `phi` are learned, as are the step `tau` and t
 (Polyak's heavy ball). `P` divides by the diagonal of the Gauss-Newton matrix, so that a step does
 not depend on the contrast. After a few units the displacement is carried to the next finer level.
 
-After DIRV-Net (github.com/TMS-Namespace/DIRV-Net, whose component order, adjoint, momentum and
-composition are put right here), the variational networks of Hammernik et al. (MRM 2018,
-arXiv:1704.00447) and Vishnevskiy et al. (arXiv:1906.05528).
+After DIRV-Net (github.com/TMS-Namespace/DIRV-Net), whose component order, adjoint, momentum and
+composition are put right here (`AUTHORS` holds their default arguments), the variational networks
+of Hammernik et al. (MRM 2018, arXiv:1704.00447) and Vishnevskiy et al. (arXiv:1906.05528).
 """
 
 from __future__ import annotations
@@ -92,6 +92,19 @@ LEAST = {
     "passes": 1,
 }
 SQUARINGS = 6
+# The arguments with which a network is the one that the authors train by default.
+AUTHORS = {
+    "levels": 1,
+    "momentum": None,
+    "damping": None,
+    "step": None,
+    "start": "random",
+    "smoothness_limits": (-1.0, 1.0),
+    "extrapolation": "constant",
+    "padding": "zero",
+    "zero_mean": False,
+    "intensities": "none",
+}
 NOT_OPTIONS = ("self", "kwargs", "__class__")
 
 
