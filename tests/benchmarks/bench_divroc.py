@@ -22,6 +22,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from scipy.spatial.distance import cdist
 
 from zoo.data.benchmarks import lung_keypoints
 from zoo.data.cloud_benchmarks import kitti_scene_flow
@@ -80,9 +81,13 @@ def with_cpd(pair: Pair) -> tuple[Callable, float]:
     drift = DeformableRegistration(X=fixed, Y=moving, alpha=3, beta=2, w=0.1)
     drift.register()
     seconds = time.perf_counter() - start
-    return lambda points: drift.transform_point_cloud((points - centre) / size) * size + centre, (
-        seconds
-    )
+
+    def move(points):
+        points = (points - centre) / size
+        kernel = np.exp(-cdist(points, moving, "sqeuclidean") / (2 * drift.beta**2))
+        return (points + kernel @ drift.W) * size + centre
+
+    return move, seconds
 
 
 def has_cpd() -> bool:

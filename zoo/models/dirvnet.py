@@ -168,7 +168,7 @@ class DIRVNet(Registration):
     default_loss_weights = {
         "displacement": 1.0,
         "similarity": 1.0,
-        "smoothness": 0.1,
+        "smoothness": 0.3,
         "labels": 0.0,
     }
 

@@ -33,7 +33,7 @@ if __name__ == "__main__":
         "borders, which do not pull the field towards zero. The weight of the intensities in the "
         "loss is `mixed` with the loss weights; the decay of the learning rate, batches, epochs, "
         "seeds and checkpoints are Keras's; preprocessing is `intensities`; recurrent refinement "
-        "is `passes`; pictures and logs are zoo.reports.VariationalReport; data sets and fields are "
+        "is `passes`; pictures and logs are zoo.reports.VariationalReport; data and fields are "
         "zoo.data.chessboard and zoo.data.fields. Left out: the shortcut for tiny displacements "
         "(it made results depend on the batch), nearest-neighbour hand-over between levels (it "
         "shifts the field by half a cell), legal sizes (any size runs), GPU choice and profiling "
