@@ -60,7 +60,7 @@ def measure(row: str, quick: bool) -> dict:
         start = time.perf_counter()
         call()
         times.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
+    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     return {"first": times[0], "later": statistics.median(times[1:]), "peak": peak}
 
 

@@ -54,6 +54,7 @@ from zoo.losses import (
 )
 from zoo.ops.correlation import PADDINGS
 from zoo.ops.sampling import compose, warp
+from zoo.ops.splatting import blur
 from zoo.refinement import refine
 from zoo.registration import Registration
 from zoo.transform import Dense, Transform, Velocity
@@ -73,7 +74,7 @@ CHOICES = {
     "activation": tuple(ACTIVATIONS),
     "extrapolation": EXTRAPOLATIONS,
     "padding": PADDINGS,
-    "intensities": ("pair", "image", "standard", "none"),
+    "intensities": ("pair", "image", "standard", "local", "none"),
     "similarity": tuple(SIMILARITIES),
     "penalty": tuple(PENALTIES),
     "unit_loss": ("last", "exponential"),
@@ -92,6 +93,7 @@ LEAST = {
     "passes": 1,
 }
 SQUARINGS = 6
+NEIGHBOURHOOD = 3.0  # standard deviation, in voxels of a level
 # The arguments with which a network is the one that the authors train by default.
 AUTHORS = {
     "levels": 1,
@@ -149,7 +151,9 @@ class DIRVNet(Registration):
         features: learned feature channels (two convolutions, the same for both images) that are
             matched beside the intensities.
         intensities: "pair" maps the common range of both images to 0..1, "image" that of each,
-            "standard" subtracts the mean of each and divides by its standard deviation; "none".
+            "standard" subtracts the mean of each and divides by its standard deviation, "local"
+            does so around every voxel of every level, for other stains and biased intensities;
+            "none".
         passes: how often the network is applied to its own result, by composition. A pass counts
             for an image where it lowers the standard deviation of the residual.
         similarity: "mse", "ncc", "lncc", "mi" or "mind".
@@ -354,6 +358,8 @@ class DIRVNet(Registration):
     def _descend(self, fixed, moving) -> list[dict]:
         options, trace, control = self.options, [], None
         pyramids = [image_pyramid(image, options.levels) for image in (fixed, moving)]
+        if options.intensities == "local":
+            pyramids = [[_locally_normalised(image) for image in levels] for levels in pyramids]
         for units, fixed, moving in zip(self.units, *map(reversed, pyramids), strict=True):
             shape = ops.shape(fixed)[1:-1]
             points = control_shape(shape, options.spacing, order=1)
@@ -398,7 +404,7 @@ class DIRVNet(Registration):
         """The images as they are compared: normalised, with their features."""
         axes, mode = tuple(range(1, self.options.dims + 2)), self.options.intensities
         images = [fixed, moving]
-        if mode == "standard":
+        if mode in ("standard", "local"):
             images = [
                 (image - ops.mean(image, axes, keepdims=True))
                 / ops.maximum(ops.std(image, axes, keepdims=True), 1e-8)
@@ -714,6 +720,16 @@ def _check(given: dict):
         )
     if given["velocity"] and given["passes"] > 1:
         raise ValueError("passes must be 1 with velocity=True: a composition has no velocity.")
+
+
+def _locally_normalised(image):
+    """Deviation from the mean around each voxel, over the standard deviation there."""
+    deviation = image - blur(image, NEIGHBOURHOOD)
+    variance = blur(ops.square(deviation), NEIGHBOURHOOD)
+    axes = tuple(range(1, len(image.shape)))
+    # Noise of flat regions must not count like structure.
+    floor = 0.1 * ops.mean(variance, axis=axes, keepdims=True) + 1e-8
+    return deviation / ops.sqrt(variance + floor)
 
 
 def _finer(control, points):
