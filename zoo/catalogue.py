@@ -24,6 +24,16 @@ ENTRIES = (
         paper="DIRV-Net, github.com/TMS-Namespace/DIRV-Net; arXiv:1704.00447, arXiv:1906.05528",
     ),
     Entry(
+        name="divroc",
+        target="zoo.models.divroc:DiVRoC",
+        task="registration",
+        data=("points",),
+        dims=(2, 3),
+        traits=("per-instance", "deformable", "invertible"),
+        summary="Large clouds, deformed by smooth fields found by optimisation, coarse to fine.",
+        paper="Heinrich et al., Chasing clouds, ICCV 2023; may be covered by EP4535285A3",
+    ),
+    Entry(
         name="igr",
         target="zoo.models.igr:IGR",
         task="surface",
