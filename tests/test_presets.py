@@ -17,8 +17,17 @@ ROOT = Path(pretrained.__file__).parent
 
 
 def test_the_promised_presets_are_there():
-    promised = {"igr.armadillo", "igr.bunny", "igr.fish", "igr.knot", "igr.koala"}
-    assert promised <= set(PRESETS)
+    promised = {
+        "igr": ("armadillo", "bunny", "fish", "knot", "koala"),
+        "dirvnet": (
+            "brain2d",
+            "chessboard2d",
+            "chessboard3d",
+            "hippocampus3d",
+            "hippocampus3d_labels",
+        ),
+    }
+    assert {f"{model}.{tag}" for model, tags in promised.items() for tag in tags} <= set(PRESETS)
 
 
 @pytest.mark.parametrize("name", PRESETS)
