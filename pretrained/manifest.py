@@ -53,6 +53,7 @@ _SCHEMA = {
     "tag": _TAG,
     "default?": _BOOL,
     "config": _OBJECT,
+    "loss_weights?": {"*": _NUMBER},
     "files": {WEIGHTS: _FILE, "*": _FILE},
     "inputs": {"*": _ARRAY},
     "outputs": {"*": _ARRAY},

@@ -114,7 +114,8 @@ def load(source: str | Path, **config):
         raise ValueError(
             f"The weights of {preset.name} do not fit its configuration {config}: {error}"
         ) from error
-    model.compile()
+    # Fine-tuning goes on with the weights of the loss that the preset was trained with.
+    model.compile(loss_weights=preset.manifest.get("loss_weights"))
     return model
 
 

@@ -233,6 +233,7 @@ class Model(keras.Model):
             "model": entry.name,
             "tag": folder.name,
             "config": self.get_preset_config(),
+            "loss_weights": self.loss_weights,
             "files": {"golden.npz": {"rtol": 1e-3, "atol": 1e-4}},
             "inputs": inputs,
             "outputs": outputs,

@@ -153,6 +153,8 @@ def registration_preset(
 
     keras.utils.set_random_seed(seed)
     training, test = datasets(arguments.data) if folder else datasets()
+    if steps % len(training):
+        raise ValueError(f"steps must be a multiple of the {len(training)} batches, not {steps}.")
     model = zoo.create(method, **config)
     untrained = measure_all(model, test)
     decay = keras.optimizers.schedules.CosineDecay(learning_rate, steps, alpha=0.01)
@@ -225,6 +227,8 @@ def measure_all(model, test) -> dict[str, float]:
         if not isinstance(item, tuple):
             rows.append(model.evaluate(item))
             continue
+        if len(item) != 2:
+            raise ValueError("test must be a list of zoo.Pair or yield known displacements.")
         images, known = item
         found = model.predict(images, batch_size=20, verbose=0)
         epe = float(np.linalg.norm(found["displacement"] - known, axis=-1).mean())
@@ -280,6 +284,7 @@ REGISTRATION_UNITS = {
     "tre_mm": "mm",
     "median_tre_mm": "mm",
     "median_rtre": "1",
+    "chamfer": "world units",
 }
 
 

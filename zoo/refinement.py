@@ -30,7 +30,7 @@ def refine(
     """Improves a displacement for one pair: first on images of half the size, then in full.
 
     Args:
-        batch: `fixed` and `moving`, `[1, *spatial, channels]`, and perhaps `fixed_mask`.
+        batch: `fixed` and `moving`, `[1, *spatial, channels]`, and perhaps their masks.
         displacement: where to start, `[1, *spatial, rank]` in voxels.
         spacing, similarity, penalty, weight: see `Refinement`.
         epochs: steps, half of them on either level.
@@ -76,7 +76,7 @@ class Refinement(keras.Model):
     def __init__(
         self, start, spacing: int, similarity: Callable, penalty: Callable, weight: float, **kwargs
     ):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **{**kwargs, "dtype": "float32"})
         self.start, self.spacing = ops.convert_to_tensor(start, "float32"), spacing
         self.similarity, self.penalty, self.weight = similarity, penalty, weight
         points = control_shape(start.shape[1:-1], spacing, order=1)
@@ -92,8 +92,11 @@ class Refinement(keras.Model):
         return {"moved": warp(inputs["moving"], displacement), "displacement": displacement}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The similarity inside the fixed mask, if there is one, and the weighted penalty."""
+        """The similarity inside the masks, if there are any, and the weighted penalty."""
         mask = x["fixed_mask"][..., 0] if "fixed_mask" in x else None
+        if "moving_mask" in x:
+            inside = ops.stop_gradient(warp(x["moving_mask"], y_pred["displacement"]))[..., 0]
+            mask = inside if mask is None else mask * inside
         return self.similarity(x["fixed"], y_pred["moved"], mask) + self.weight * self.penalty(
             y_pred["displacement"]
         )

@@ -151,7 +151,7 @@ class Image:
             return self
         array = self.array
         if antialias and order == "linear":
-            array = _smoothed(array, grid.index_map(self.grid)[0])
+            array = smoothed(array, grid.index_map(self.grid)[0])
         channels = [
             resample_array(array[..., k], self.grid, grid, order, outside)
             for k in range(self.channels)
@@ -273,7 +273,7 @@ def fit_array(array: np.ndarray, shape: Sequence[int], fill) -> tuple[np.ndarray
     return result, start
 
 
-def _smoothed(array: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+def smoothed(array: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Gaussian smoothing for steps of `matrix` voxels; the identity map smooths nothing."""
     from scipy.ndimage import gaussian_filter
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo.data.image import Image, resample_array
+from zoo.data.image import Image, resample_array, smoothed
 from zoo.data.scan import MESH_SUFFIXES, TABLE_SUFFIXES, Scan, as_scan
 from zoo.geometry import Grid
 
@@ -174,8 +174,13 @@ class Pair:
 
         Returns:
             The pair with the moving image, mask and labels pulled onto the fixed grid, or the
-            moving cloud and, in any case, the moving landmarks moved.
+            moving cloud (without normals) and, in any case, the moving landmarks moved.
+
+        Raises:
+            TypeError: for anything but a transform.
         """
+        if not hasattr(transform, "pull"):
+            raise TypeError(f"transform must be a zoo.Transform, not {type(transform).__name__}.")
         changes: dict = {}
         if self.moving_landmarks is not None:
             changes["moving_landmarks"] = transform.move(self.moving_landmarks)
@@ -185,7 +190,12 @@ class Pair:
             changes["moving"] = replace(self.moving, points=points, normals=None)
             return replace(self, **changes)
         grid = self.fixed.grid
-        changes["moving"] = transform.warp(self.moving, grid)
+        # A finer moving image is smoothed before, as in `on_fixed_grid`; scales of the transform
+        # itself are near one for scans of one kind.
+        array = smoothed(self.moving.array, grid.index_map(self.moving.grid)[0])
+        changes["moving"] = transform.warp(
+            replace(self.moving, array=array), grid, outside=float(self.moving.array.min())
+        )
         for key, dtype in (("moving_mask", bool), ("moving_labels", np.int32)):
             values = getattr(self, key)
             if values is not None:

@@ -203,7 +203,9 @@ def _doubled(field, rank: int):
     field = 2.0 * field
     for axis in range(1, rank + 1):
         last = _part(field, axis, -1, None)
-        beyond = last if field.shape[axis] == 1 else 2.0 * last - _part(field, axis, -2, -1)
+        # The voxel before the last, or the only one; the size may be a tensor.
+        index = ops.maximum(ops.shape(field)[axis] - 2, 0)
+        beyond = 2.0 * last - ops.take(field, ops.reshape(index, [1]), axis=axis)
         following = ops.concatenate([_part(field, axis, 1, None), beyond], axis=axis)
         both = ops.stack([field, 0.5 * (field + following)], axis=axis + 1)
         sizes = list(ops.shape(field))
@@ -214,13 +216,15 @@ def _doubled(field, rank: int):
 
 def _extended(field, axis: int, radius: int, odd: bool):
     """Continues by `radius` voxels at both ends: mirrored at the last voxel, or through it."""
+    if radius > 0 and field.shape[axis] is None:
+        return _extended_openly(field, axis, radius, odd)
     while radius > 0:
         size = field.shape[axis]
         first, last = _part(field, axis, None, 1), _part(field, axis, -1, None)
         if size == 1:
             return ops.repeat(field, 2 * radius + 1, axis=axis)
         # A small image is mirrored several times over.
-        step = radius if size is None else min(radius, size - 1)
+        step = min(radius, size - 1)
         before = ops.flip(_part(field, axis, 1, step + 1), axis=axis)
         after = ops.flip(_part(field, axis, -step - 1, -1), axis=axis)
         if odd:
@@ -228,6 +232,24 @@ def _extended(field, axis: int, radius: int, odd: bool):
         field = ops.concatenate([before, field, after], axis=axis)
         radius -= step
     return field
+
+
+def _extended_openly(field, axis: int, radius: int, odd: bool):
+    """The same where the size is only known when the graph runs: by index."""
+    size = ops.shape(field)[axis]
+    period = ops.maximum(2 * (size - 1), 1)
+    index = ops.arange(-radius, size + radius)
+    turns = ops.floor_divide(index, period)
+    place = index - turns * period
+    back = place >= size
+    values = ops.take(field, ops.where(back, period - place, place), axis=axis)
+    if not odd:
+        return values
+    along = [1] * len(field.shape)
+    along[axis] = -1
+    first, last = _part(field, axis, None, 1), _part(field, axis, -1, None)
+    values = ops.where(ops.reshape(back, along), 2.0 * last - values, values)
+    return values + 2.0 * ops.cast(ops.reshape(turns, along), "float32") * (last - first)
 
 
 def _part(field, axis: int, start, stop, step=None):

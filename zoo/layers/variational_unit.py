@@ -13,7 +13,6 @@ from zoo.layers.fields_of_experts import FieldsOfExperts
 from zoo.ops.derivatives import spatial_gradient
 
 
-@keras.saving.register_keras_serializable(package="zoo")
 class VariationalUnit(keras.layers.Layer):
     """One step `u <- u - |tau| P (data + smoothness) + |beta| (u - previous)`.
 
@@ -52,8 +51,8 @@ class VariationalUnit(keras.layers.Layer):
             initial = keras.initializers.Constant(value)
         return self.add_weight(name=name, shape=(), initializer=initial)
 
-    def build(self, control, previous, moved, fixed):
-        for experts, shape in ((self.data, moved), (self.smoothness, control)):
+    def build(self, control_shape, previous_shape, moved_shape, fixed_shape):
+        for experts, shape in ((self.data, moved_shape), (self.smoothness, control_shape)):
             if not experts.built:
                 experts.build(shape)
         self.built = True

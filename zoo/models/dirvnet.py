@@ -93,6 +93,7 @@ LEAST = {
     "passes": 1,
 }
 SQUARINGS = 6
+KEPT = 4  # pairs whose refinement is remembered
 NEIGHBOURHOOD = 3.0  # standard deviation, in voxels of a level
 # The arguments with which a network is the one that the authors train by default.
 AUTHORS = {
@@ -227,7 +228,8 @@ class DIRVNet(Registration):
                 [
                     conv(features, 3, padding="same", dtype="float32"),
                     keras.layers.LeakyReLU(0.2, dtype="float32"),
-                    conv(features, 3, padding="same", dtype="float32"),
+                    # A constant in both images has no effect.
+                    conv(features, 3, padding="same", use_bias=False, dtype="float32"),
                 ],
                 name="extractor",
             )
@@ -349,8 +351,9 @@ class DIRVNet(Registration):
 
         Returns:
             For each level, coarse to fine, a dict of its `fixed` image and, for each unit, the
-            image `moved` and the `displacements` after it, in voxels of the level; images as they
-            are matched (in 0..1, say), with the features as further channels.
+            image `moved`, the `displacements` after it, in voxels of the level, and the `fields`
+            that the control points interpolate to (velocities with the option `velocity`). Images
+            are those that are matched (in 0..1, say), with the features as further channels.
         """
         given = (ops.cast(inputs[side], "float32") for side in ("fixed", "moving"))
         return self._descend(*self._matched(*given))
@@ -394,9 +397,11 @@ class DIRVNet(Registration):
         further = self._descend(fixed, moved)[-1]["displacements"][-1]
         both = compose(displacement, further)
         axes = tuple(range(1, self.options.dims + 2))
+        if self.options.intensities == "local":
+            fixed, moving = _locally_normalised(fixed), _locally_normalised(moving)
         before, after = (
-            ops.std(fixed - image, axis=axes, keepdims=True)
-            for image in (moved, warp(moving, both))
+            ops.std(fixed - warp(moving, field), axis=axes, keepdims=True)
+            for field in (displacement, both)
         )
         return ops.where(after < before, both, displacement)
 
@@ -423,6 +428,13 @@ class DIRVNet(Registration):
             images = [ops.concatenate([image, self.extractor(image)], -1) for image in images]
         return tuple(images)
 
+    def _compared(self, fixed, moving) -> tuple:
+        """The images at full resolution as the finest level sees them."""
+        images = self._matched(fixed, moving)
+        if self.options.intensities == "local":
+            images = tuple(map(_locally_normalised, images))
+        return images
+
     # What training minimises
 
     def loss_terms(self, x, y, y_pred):
@@ -437,7 +449,7 @@ class DIRVNet(Registration):
         trace = y_pred.get("trace")
         if trace is None:
             # As in training: matched first, warped then.
-            fixed, moving = self._matched(
+            fixed, moving = self._compared(
                 *(ops.cast(x[side], "float32") for side in ("fixed", "moving"))
             )
             displacement = y_pred["displacement"]
@@ -446,6 +458,17 @@ class DIRVNet(Registration):
         masks = [None] * len(trace)
         if "fixed_mask" in x:
             masks = [mask[..., 0] for mask in image_pyramid(x["fixed_mask"], len(trace))]
+        inside = None
+        if "moving_mask" in x:
+            inside = image_pyramid(x["moving_mask"], len(trace))
+
+        def counts(level, k, t):
+            """The weights of the similarity: both masks, where there are any."""
+            if inside is None:
+                return masks[k]
+            there = ops.stop_gradient(warp(inside[k], level["displacements"][t]))[..., 0]
+            return there if masks[k] is None else masks[k] * there
+
         terms = {}
         if y is not None and weights["displacement"]:
             known = [ops.cast(y, "float32")]
@@ -464,7 +487,9 @@ class DIRVNet(Registration):
                 terms["similarity"] = self._over_levels(
                     trace,
                     lambda level, k, t: similar(
-                        level["fixed"][..., :kept], level["moved"][t][..., :kept], masks[k]
+                        level["fixed"][..., :kept],
+                        level["moved"][t][..., :kept],
+                        counts(level, k, t),
                     ),
                 )
             if weights["smoothness"]:
@@ -472,11 +497,11 @@ class DIRVNet(Registration):
                 terms["smoothness"] = self._over_levels(
                     trace, lambda level, k, t: rough(level["displacements"][t])
                 )
-        if weights["labels"] and "fixed_labels" in x:
+        if weights["labels"] and {"fixed_labels", "moving_labels"} <= set(x):
             if options.labels is None:
                 raise ValueError("labels must name the label values that count to learn from them.")
             fixed, moving = (
-                one_hot(ops.cast(x[f"{side}_labels"][..., 0], "int32"), options.labels)
+                one_hot(ops.cast(x[f"{side}_labels"], "int32"), options.labels)
                 for side in ("fixed", "moving")
             )
             moved = warp(moving, y_pred["displacement"])
@@ -513,7 +538,8 @@ class DIRVNet(Registration):
         from what an earlier call has found for this pair, and changes control points by Adam, half
         of the steps on the level of half the size and half at full size, to minimise the
         `similarity` and the weighted `smoothness`. `transform`, `predict` and `evaluate` then use
-        the result for this pair. It is not stored with the model; `Transform.save` keeps it.
+        the result for this pair, until `forget()`, other weights, or refinements of four more
+        pairs. It is not stored with the model; `Transform.save` keeps it.
 
         Args:
             x: pairs, a data set or arrays as Keras takes them; or a single `zoo.Pair`.
@@ -545,13 +571,12 @@ class DIRVNet(Registration):
 
     def _refine(self, pair, epochs, callbacks, **kwargs):
         options, arrays = self.options, pair.arrays()
-        images = self._matched(arrays["fixed"], arrays["moving"])
+        images = self._compared(arrays["fixed"], arrays["moving"])
         batch = {
             side: image[..., : options.channels]
             for side, image in zip(("fixed", "moving"), images, strict=True)
         }
-        if "fixed_mask" in arrays:
-            batch["fixed_mask"] = arrays["fixed_mask"]
+        batch |= {key: arrays[key] for key in ("fixed_mask", "moving_mask") if key in arrays}
         displacement, history = refine(
             batch,
             self.transform(pair).displacement()[None],
@@ -564,8 +589,21 @@ class DIRVNet(Registration):
             jit_compile=self.jit_compile,
             **kwargs,
         )
-        self._refined[_fingerprint(pair)] = displacement[0]
+        key = _fingerprint(pair)
+        self._refined.pop(key, None)
+        if len(self._refined) == KEPT:
+            del self._refined[next(iter(self._refined))]
+        self._refined[key] = displacement[0]
         return history
+
+    def forget(self):
+        """Drops what `fit(pair)` has found; `transform` is the network's own again."""
+        self._refined.clear()
+
+    def load_weights(self, *args, **kwargs):
+        """As in Keras; what `fit(pair)` found from other weights is dropped."""
+        super().load_weights(*args, **kwargs)
+        self._refined.clear()
 
     # What the zoo asks of a method
 
@@ -580,7 +618,10 @@ class DIRVNet(Registration):
         if not isinstance(data, Pair | LazyPairs):
             return data
         self._check_pair(data[0] if isinstance(data, LazyPairs) else data)
-        return PairDataset(data, steps=options.pop("steps_per_epoch", None), **options)
+        steps = options.pop("steps_per_epoch", None)
+        if validation:
+            steps, options = None, options | {"shuffle": False}
+        return PairDataset(data, steps=steps, **options)
 
     def transform(self, pair: Pair) -> Transform:
         """The transform from fixed to moving space, by the network or by what `fit(pair)` found.
@@ -690,7 +731,7 @@ def _check(given: dict):
             raise ValueError(f"{name} must be one of {known}, not {given[name]!r}.")
     for name, least in LEAST.items():
         value = given[name]
-        if not isinstance(value, int) or value < least:
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}.")
     least = max(given["dims"], given["channels"] + given["features"])
     if given["filters"] < least:
@@ -698,6 +739,9 @@ def _check(given: dict):
             f"filters must be at least {least}, one for each axis, channel and feature, not "
             f"{given['filters']}."
         )
+    for name in ("momentum", "damping", "step"):
+        if given[name] is not None and not given[name] > 0:
+            raise ValueError(f"{name} must be positive, or None to go without, not {given[name]}.")
     if given["smoothness"] < 0:
         raise ValueError(f"smoothness must not be negative, but is {given['smoothness']}.")
     for name in ("data_limits", "smoothness_limits"):
@@ -705,8 +749,10 @@ def _check(given: dict):
         if not isinstance(low_high, Sequence) or len(low_high) != 2 or low_high[0] >= low_high[1]:
             raise ValueError(f"{name} must be two increasing numbers, not {low_high!r}.")
     labels = given["labels"]
-    if labels is not None and (not isinstance(labels, Sequence) or not len(labels)):
-        raise ValueError(f"labels must list at least one label value, not {labels!r}.")
+    if labels is not None:
+        if np.ndim(labels) != 1 or not np.size(labels) or np.asarray(labels).dtype.kind not in "iu":
+            raise ValueError(f"labels must list at least one label value, not {labels!r}.")
+        given["labels"] = tuple(int(label) for label in labels)
     weights = given["level_weights"]
     if weights is not None and (
         not isinstance(weights, Sequence)
@@ -742,6 +788,7 @@ def _fingerprint(pair: Pair) -> bytes:
     """Tells pairs apart by what is registered: intensities and where they are."""
     digest = hashlib.blake2b(digest_size=16)
     for image in (pair.fixed, pair.moving):
+        digest.update(repr(image.array.shape).encode())
         digest.update(np.ascontiguousarray(image.array))
         digest.update(image.grid.matrix.tobytes())
     return digest.digest()

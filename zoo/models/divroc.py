@@ -727,6 +727,7 @@ class _Search(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self.least = self.model.apart()
+        self.best = ops.convert_to_numpy(self.model.control[...])
 
     def on_train_batch_begin(self, batch, logs=None):
         # To ask for the model brings its weights up to date, where the backend keeps them apart.
@@ -748,7 +749,7 @@ class _Search(keras.callbacks.Callback):
             self.model.stop_training = True
 
     def on_train_end(self, logs=None):
-        if self.patience is not None and self.waited and self.best is not None:
+        if self.patience is not None and self.waited:
             self.model.control.assign(self.best)
 
 

@@ -219,6 +219,14 @@ def _extended(field, axis: int):
     first, last = _part(field, axis, None, 1), _part(field, axis, -1, None)
     if field.shape[axis] == 1:
         return ops.concatenate([first, field, last], axis=axis)
-    before = 2.0 * first - _part(field, axis, 1, 2)
-    after = 2.0 * last - _part(field, axis, -2, -1)
+    second, penultimate = _part(field, axis, 1, 2), _part(field, axis, -2, -1)
+    if field.shape[axis] is None:
+        # In a graph with free sizes there may be only one voxel.
+        size = ops.shape(field)[axis]
+        second, penultimate = (
+            ops.take(field, ops.reshape(index, [1]), axis=axis)
+            for index in (ops.minimum(1, size - 1), ops.maximum(size - 2, 0))
+        )
+    before = 2.0 * first - second
+    after = 2.0 * last - penultimate
     return ops.concatenate([before, field, after], axis=axis)

@@ -93,7 +93,7 @@ def blur(volume, sigma: float):
     Beyond its border the volume continues with its outermost voxel, so constants stay constant.
 
     Args:
-        volume: tensor `[batch, *spatial, channels]` of rank 2 or 3 and known size.
+        volume: tensor `[batch, *spatial, channels]` of rank 2 or 3.
         sigma: standard deviation before truncation, in voxels; 0 does not blur.
 
     Returns:
@@ -107,7 +107,12 @@ def blur(volume, sigma: float):
     volume = ops.cast(volume, "float32")
     if sigma == 0:
         return volume
-    return _along_axes(volume, [_gaussian(size, float(sigma)) for size in volume.shape[1:-1]])
+    matrices = [
+        # In a graph with free sizes the matrix is part of the graph.
+        (_gaussian if isinstance(size, int) else _open_gaussian)(size, float(sigma))
+        for size in ops.shape(volume)[1:-1]
+    ]
+    return _along_axes(volume, matrices)
 
 
 def density(
@@ -348,25 +353,41 @@ def _along_axes(volume, matrices):
     for axis, matrix in enumerate(matrices, start=1):
         sizes = list(ops.shape(volume))
         before, after = math.prod(sizes[1:axis]), math.prod(sizes[axis + 1 :])
-        if after == 1:
-            volume = ops.matmul(ops.reshape(volume, (-1, sizes[axis])), matrix.T)
+        if isinstance(after, int) and after == 1:
+            volume = ops.matmul(ops.reshape(volume, (-1, sizes[axis])), ops.transpose(matrix))
         else:
             volume = ops.reshape(volume, (sizes[0] * before, sizes[axis], after))
             volume = ops.matmul(matrix, volume)
-        sizes[axis] = len(matrix)
+        sizes[axis] = ops.shape(matrix)[0]
         volume = ops.reshape(volume, sizes)
     return volume
 
 
-@functools.lru_cache(maxsize=64)
-def _gaussian(size: int, sigma: float) -> np.ndarray:
+def _taps(sigma: float) -> tuple[np.ndarray, np.ndarray]:
     offsets = np.arange(-math.ceil(1.5 * sigma), math.ceil(1.5 * sigma) + 1)
     taps = np.exp(-0.5 * (offsets / sigma) ** 2)
+    return offsets, taps / taps.sum()
+
+
+@functools.lru_cache(maxsize=64)
+def _gaussian(size: int, sigma: float) -> np.ndarray:
+    offsets, taps = _taps(sigma)
     rows = np.arange(size)[:, None]
     columns = np.clip(rows + offsets, 0, size - 1)
     matrix = np.zeros((size, size))
-    np.add.at(matrix, (np.broadcast_to(rows, columns.shape), columns), taps / taps.sum())
+    np.add.at(matrix, (np.broadcast_to(rows, columns.shape), columns), taps)
     return matrix.astype("float32")
+
+
+def _open_gaussian(size, sigma: float):
+    """The matrix of `_gaussian` for a size that is a tensor."""
+    offsets, taps = _taps(sigma)
+    place = ops.arange(size)
+    matrix = 0.0
+    for offset, tap in zip(offsets.tolist(), taps.tolist(), strict=True):
+        columns = ops.clip(place + offset, 0, size - 1)
+        matrix = matrix + tap * ops.cast(columns[:, None] == place[None, :], "float32")
+    return matrix
 
 
 @functools.lru_cache(maxsize=64)

@@ -19,7 +19,6 @@ if __name__ == "__main__":
         folder=False,
         steps=1500,
         learning_rate=1e-3,
-        loss_weights={"similarity": 0.0, "smoothness": 0.0},
         default=True,
         data="chessboards 64x64, combined fields up to 6 pixels (zoo.data.chessboard)",
         protocol="held out: 400 pairs of another seed",

@@ -28,7 +28,6 @@ if __name__ == "__main__":
         folder=False,
         steps=600,
         learning_rate=1e-3,
-        loss_weights={"similarity": 0.0, "smoothness": 0.0},
         data="chessboards 32x32x32, combined fields up to 3 voxels (zoo.data.chessboard)",
         protocol="held out: 100 pairs of another seed",
         summary="Chessboards of 32 x 32 x 32 voxels under affine and smooth fields of known size.",
