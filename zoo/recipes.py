@@ -86,27 +86,20 @@ def surface_preset(
     angle = np.deg2rad(preview_turn)
     mesh.apply_transform(trimesh.transformations.rotation_matrix(angle, [0, 1, 0]))
     surface_figure({arguments.out.name: mesh}, preview)
-    try:
-        model.save_preset(
-            arguments.out,
-            overwrite=True,
-            files={"train.py": Path(recipe), "preview.png": preview},
-            metrics=metrics,
-            training={
-                "data": f"{data}, {len(training)} points",
-                "script": "train.py",
-                "seed": seed,
-                "steps": steps,
-                "versions": {name: version(name) for name in ("keras", "numpy")}
-                | {keras.backend.backend(): version(keras.backend.backend())},
-                "minutes": round(minutes, 1),
-                "hardware": _hardware(),
-            },
-            **facts,
-        )
-    finally:
-        preview.unlink()
-    print(zoo.describe(str(arguments.out)))
+    _write(
+        model,
+        arguments.out,
+        recipe,
+        preview,
+        metrics=metrics,
+        training={
+            "data": f"{data}, {len(training)} points",
+            "seed": seed,
+            "steps": steps,
+            "minutes": round(minutes, 1),
+        },
+        **facts,
+    )
 
 
 def registration_preset(
@@ -174,32 +167,65 @@ def registration_preset(
     model.fit(training, epochs=steps // len(training), callbacks=[restore, clock], verbose=2)
 
     data, protocol = facts.pop("data"), facts.pop("protocol")
-    metrics = _measured(measure_all(model, test), data, protocol)
-    metrics += _measured(untrained, data, f"{protocol}, before training")
+    metrics = _rows(measure_all(model, test), data, protocol, REGISTRATION_UNITS)
+    metrics += _rows(untrained, data, f"{protocol}, before training", REGISTRATION_UNITS)
     preview = arguments.out.parent / f".{arguments.out.name}-preview.png"
     _draw_registration(model, test, preview, facts["summary"])
-    try:
-        model.save_preset(
-            arguments.out,
-            overwrite=True,
-            files={"train.py": Path(recipe), "preview.png": preview},
-            metrics=metrics,
-            training={
-                "data": data,
-                "script": "train.py",
-                "seed": seed,
-                "steps": steps,
-                "versions": {name: version(name) for name in ("keras", "numpy")}
-                | {keras.backend.backend(): version(keras.backend.backend())},
-                "minutes": round(json.loads(minutes.read_text()), 1),
-                "hardware": _hardware(),
-            },
-            **facts,
-        )
-    finally:
-        preview.unlink()
+    _write(
+        model,
+        arguments.out,
+        recipe,
+        preview,
+        metrics=metrics,
+        training={
+            "data": data,
+            "seed": seed,
+            "steps": steps,
+            "minutes": round(json.loads(minutes.read_text()), 1),
+        },
+        **facts,
+    )
     shutil.rmtree(kept)
-    print(zoo.describe(str(arguments.out)))
+
+
+def hippocampus_datasets(folder: Path, held_out: int = 40, validation: int = 20):
+    """Hippocampi of the Medical Segmentation Decathlon, for `registration_preset`.
+
+    Args:
+        folder: holds `images/` and `labels/`.
+        held_out: cases that are only tested on.
+        validation: further cases that are not trained on, for choosing settings.
+
+    Returns:
+        Batches of two pairs of the other cases, and 40 random pairs of the cases held out; all
+        centred, 48 x 64 x 48 voxels, with labels.
+    """
+    import numpy as np
+
+    from zoo.data.image import Image
+    from zoo.data.pair import Pair
+    from zoo.data.pairs import PairDataset, all_pairs
+
+    def case(name):
+        labels = Image.read(folder / "labels" / name).array[..., 0]
+        return Image.read(folder / "images" / name).centred(), labels.astype(np.int32)
+
+    frame = {"shape": (48, 64, 48), "align": "centre"}
+    names = sorted(path.name for path in (folder / "images").glob("*.nii.gz"))
+    order = np.random.default_rng(0).permutation(len(names))
+    test = [case(names[k]) for k in order[:held_out]]
+    training = [case(names[k]) for k in order[held_out + validation :]]
+    images, labels = zip(*training, strict=True)
+    random = np.random.default_rng(1)
+    drawn = [random.choice(held_out, 2, replace=False) for _ in range(40)]
+    pairs = [
+        Pair(fixed, moving, fixed_labels=fixed_labels, moving_labels=moving_labels)
+        for (fixed, fixed_labels), (moving, moving_labels) in (
+            (test[first], test[second]) for first, second in drawn
+        )
+    ]
+    batches = all_pairs(images, labels, batch_size=2, steps=50, **frame)
+    return batches, PairDataset(pairs, **frame).pairs
 
 
 def measure_all(model, test) -> dict[str, float]:
@@ -288,20 +314,7 @@ REGISTRATION_UNITS = {
 }
 
 
-def _measured(results: dict, data: str, protocol: str) -> list[dict]:
-    return [
-        {
-            "data": data,
-            "protocol": protocol,
-            "name": name,
-            "value": float(f"{value:.4g}"),
-            "unit": REGISTRATION_UNITS[name.removeprefix("initial_")],
-        }
-        for name, value in results.items()
-    ]
-
-
-UNITS = {
+SURFACE_UNITS = {
     "chamfer": "longest side = 2",
     "hausdorff": "longest side = 2",
     "benchmark_chamfer": "of the scan",
@@ -310,6 +323,26 @@ UNITS = {
     "surface_residual": "longest side = 2",
     "eikonal_residual": "1",
 }
+
+
+def _write(model, folder: Path, recipe: str, preview: Path, training: dict, **facts):
+    """Writes the preset with its recipe, and what it was made with; takes the preview along."""
+    import keras
+
+    import zoo
+
+    backend = keras.backend.backend()
+    training |= {
+        "script": "train.py",
+        "versions": {name: version(name) for name in ("keras", "numpy", backend)},
+        "hardware": _hardware(),
+    }
+    files = {"train.py": Path(recipe), "preview.png": preview}
+    try:
+        model.save_preset(folder, overwrite=True, files=files, training=training, **facts)
+    finally:
+        preview.unlink()
+    print(zoo.describe(str(folder)))
 
 
 def _hardware() -> str:
@@ -321,14 +354,14 @@ def _hardware() -> str:
     return f"{platform.machine()} CPU, {os.cpu_count()} cores"
 
 
-def _rows(results: dict, data: str, protocol: str) -> list[dict]:
+def _rows(results: dict, data: str, protocol: str, units: dict = SURFACE_UNITS) -> list[dict]:
     return [
         {
             "data": data,
             "protocol": protocol,
             "name": name,
             "value": float(f"{value:.4g}"),
-            "unit": UNITS[name],
+            "unit": units[name.removeprefix("initial_")],
         }
         for name, value in results.items()
     ]

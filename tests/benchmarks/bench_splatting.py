@@ -22,11 +22,11 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+# It also makes the package of this checkout importable.
+from bench_sampling import resident
 
 METHODS = ("ours", "torch")
 BLOCK = 1000
@@ -117,15 +117,6 @@ def torch(kernel: str, count: int, size: int):
         return min(len(starts) * BLOCK / count, 1.0)
 
     return measured
-
-
-def resident() -> float:
-    """KiB in use now; on Linux the peak counts from here on, elsewhere from the start."""
-    peak_reset, used = Path("/proc/self/clear_refs"), Path("/proc/self/statm")
-    if not used.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    peak_reset.write_text("5")
-    return int(used.read_text().split()[1]) * resource.getpagesize() / 1024
 
 
 def measure(method: str, kernel: str, count: int, size: int, repeats: int) -> dict:

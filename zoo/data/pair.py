@@ -207,6 +207,32 @@ class Pair:
             warnings.simplefilter("ignore", LandmarksOutside)
             return replace(self, **changes)
 
+    def counts(self, side: str) -> np.ndarray:
+        """Which points of a cloud count: booleans, by the mask and, for "moving", the weights.
+
+        Args:
+            side: "fixed" or "moving".
+        """
+        counts = np.ones(len(getattr(self, side)), bool)
+        mask = getattr(self, f"{side}_mask")
+        if mask is not None:
+            counts &= mask
+        if side == "moving" and self.weights is not None:
+            counts &= self.weights > 0
+        return counts
+
+    def counting(self, side: str) -> tuple[np.ndarray, np.ndarray]:
+        """The points of a cloud that count, `[k, dims]`, and how much, at most 1, `[k]`.
+
+        Args:
+            side: "fixed" or "moving".
+        """
+        counts = self.counts(side)
+        weights = np.ones(len(counts))
+        if side == "moving" and self.weights is not None:
+            weights = self.weights / self.weights.max()
+        return getattr(self, side).points[counts], weights[counts]
+
     def arrays(self) -> dict[str, np.ndarray]:
         """The pair as a batch of one, float32, for a model.
 

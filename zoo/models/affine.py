@@ -415,8 +415,8 @@ class AffineRegistration(Registration):
     # One pair of clouds
 
     def _fit_clouds(self, pair: Pair) -> keras.callbacks.History:
-        fixed, _ = _counting(pair, "fixed")
-        moving, weights = _counting(pair, "moving")
+        fixed, _ = pair.counting("fixed")
+        moving, weights = pair.counting("moving")
         turns = self.start in ("auto", "moments")
         (matrix, offset), errors = align_clouds(
             fixed, moving, weights, self.kind, self.trim, turns=turns
@@ -536,18 +536,6 @@ def _check_data(x):
             "x must be a zoo.Pair, or a dict or a data set of 'fixed' and 'moving' arrays, not "
             f"{type(x).__name__}."
         )
-
-
-def _counting(pair: Pair, side: str) -> tuple[np.ndarray, np.ndarray]:
-    """The points of one cloud that count, and how much."""
-    points, mask = getattr(pair, side).points, getattr(pair, f"{side}_mask")
-    weights = np.ones(len(points))
-    if side == "moving" and pair.weights is not None:
-        weights = pair.weights / pair.weights.max()
-    counts = weights > 0
-    if mask is not None:
-        counts &= mask
-    return points[counts], weights[counts]
 
 
 def _at_most(grid: Grid, voxels: float) -> Grid:

@@ -317,8 +317,8 @@ class DiVRoC(Registration):
             self.compile()
         if not self.optimizer.built:  # Every stage has its own; this one is stored.
             self.optimizer.build(self.trainable_variables)
-        fixed, _ = _counting(x, "fixed")
-        moving, weights = _counting(x, "moving")
+        fixed, _ = x.counting("fixed")
+        moving, weights = x.counting("moving")
         self._begin(x, fixed, moving, weights, flow)
         clouds = _Clouds(
             self._normalised(fixed), self._start_points(moving), weights, self.points, self.seed
@@ -854,25 +854,6 @@ def _tree(points: np.ndarray) -> cKDTree:
     return cKDTree(points, balanced_tree=False)
 
 
-def _counts(pair: Pair, side: str) -> np.ndarray:
-    counts = np.ones(len(getattr(pair, side)), bool)
-    mask = getattr(pair, f"{side}_mask")
-    if mask is not None:
-        counts &= mask
-    if side == "moving" and pair.weights is not None:
-        counts &= pair.weights > 0
-    return counts
-
-
-def _counting(pair: Pair, side: str) -> tuple[np.ndarray, np.ndarray]:
-    """The points of one cloud that count, and how much."""
-    counts = _counts(pair, side)
-    weights = np.ones(len(counts))
-    if side == "moving" and pair.weights is not None:
-        weights = pair.weights / pair.weights.max()
-    return getattr(pair, side).points[counts], weights[counts]
-
-
 def _counting_flow(flow, pair: Pair) -> np.ndarray:
     flow = np.asarray(flow, dtype=np.float64)
     if flow.shape != pair.moving.points.shape:
@@ -882,7 +863,7 @@ def _counting_flow(flow, pair: Pair) -> np.ndarray:
         )
     if not np.isfinite(flow).all():
         raise ValueError("flow must be finite; it holds NaN or infinite values.")
-    return flow[_counts(pair, "moving")]
+    return flow[pair.counts("moving")]
 
 
 def _check_spread(side: str, points: np.ndarray):
