@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 
 import pretrained
 import zoo
@@ -172,11 +173,13 @@ def test_register_clouds_and_warp_a_mesh(capsys, tmp_path):
     np.testing.assert_allclose(result.points, mesh.vertices, atol=1e-3)
     run(capsys, "warp", words[1], out / "transform.h5", "--out", tmp_path / "warped.ply")
     np.testing.assert_allclose(zoo.Scan.read(tmp_path / "warped.ply").points, result.points)
-    picture = tmp_path / "view.png"
-    assert (
-        run(capsys, "view", *words[:2], "--transform", out / "transform.h5", "--out", picture)[0]
-        == 0
-    )
+    assert "registration.png" in {path.name for path in out.iterdir()}
+    before, both = tmp_path / "before.png", tmp_path / "both.png"
+    assert run(capsys, "view", *words[:2], "--out", before)[0] == 0
+    transform = ("--transform", out / "transform.h5")
+    assert run(capsys, "view", *words[:2], *transform, "--out", both)[0] == 0
+    # Two panels stand beside each other, instead of one, and as many below.
+    assert (np.array(imread(both).shape[:2]) > 1.5 * np.array(imread(before).shape[:2])).all()
 
 
 def test_register_goes_on_from_a_start_with_a_preset(capsys, images, tmp_path, monkeypatch):
@@ -231,6 +234,13 @@ def test_clouds_go_on_from_a_start(capsys, tmp_path):
     assert errors[1] < 1e-3 < 0.1 < errors[0]
     saved = zoo.Transform.load(out / "transform.h5")
     np.testing.assert_allclose(saved.matrix, turned, atol=1e-4)
+
+
+def test_view_of_a_transform_of_another_rank(capsys, scan, shift, tmp_path):
+    words = ("--transform", shift.with_name("shift.h5"), "--out", tmp_path / "view.png")
+    status, _, err = run(capsys, "view", scan, scan, *words)
+    assert status == 1 and "transform must carry points of rank 3" in err
+    assert not (tmp_path / "view.png").exists()
 
 
 def test_a_start_of_another_rank(capsys, scan, shift, tmp_path):
@@ -428,12 +438,15 @@ def test_register_planar_clouds_and_overwrite(capsys, tmp_path):
     status, _, err = run(capsys, *words, "--set", "kind=rigid")
     assert status == 0, err
     np.testing.assert_allclose(zoo.Scan.read(out / "moved.xyz").points, points, atol=1e-3)
-    (out / "moved.png").touch()
-    (out / "notes.txt").touch()
+    for name in ("moved.png", "warp.nii.gz", "notes.txt"):
+        (out / name).touch()
+    (out / "registration.png").write_text("of an earlier run")
     assert run(capsys, *words)[0] == 1
     assert run(capsys, *words, "--overwrite")[0] == 0
     names = {path.name for path in out.iterdir()}
-    assert names == {"moved.xyz", "notes.txt", "results.json", "transform.h5"}
+    results = {"moved.xyz", "registration.png", "results.json", "transform.h5"}
+    assert names == results | {"notes.txt"}
+    assert imread(out / "registration.png").std() > 0.05
 
 
 def test_ctrl_c(capsys, scan, tmp_path, monkeypatch):

@@ -33,7 +33,10 @@ def test_polyscope_draws_where_it_can(tmp_path):
 
 
 def test_a_failing_polyscope_falls_back(tmp_path, monkeypatch):
-    monkeypatch.setattr(figures, "_draw_polyscope", lambda figure, panels: "no EGL")
+    def failing(scenes):
+        raise RuntimeError("no EGL")
+
+    monkeypatch.setattr(figures, "_rendered", failing)
     assert surface_figure({"ball": BALL}, tmp_path / "ball.png") == "matplotlib"
     with pytest.raises(RuntimeError, match="no EGL"):
         surface_figure({"ball": BALL}, tmp_path / "other.png", renderer="polyscope")

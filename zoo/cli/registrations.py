@@ -55,14 +55,14 @@ def register(options):
     results = measure(transform, pair)
     options.out.mkdir(parents=True, exist_ok=True)
     transform.save(options.out / "transform.h5")
-    written = {"transform.h5", moved, "results.json"}
+    written = {"transform.h5", moved, "registration.png", "results.json"}
     if pair.is_images:
         transform.warp(pair.moving, pair.fixed.grid).write(options.out / moved)
         transform.save(options.out / "warp.nii.gz", pair.fixed.grid)
-        _draw(pair, transform, options.out / "registration.png")
-        written |= {"warp.nii.gz", "registration.png"}
+        written.add("warp.nii.gz")
     else:
         _write_cloud(options.out / moved, transform.move(pair.moving.points), pair.moving.faces)
+    _draw(pair, transform, options.out / "registration.png")
     with written_whole(options.out / "results.json") as partial:
         partial.write_text(dumps(results) + "\n")
     for name in RESULTS - written:
@@ -135,21 +135,13 @@ def jacobian(options):
 
 def view(options):
     import zoo
-    from zoo.transform import Affine
 
     if options.out.suffix.lower() != ".png":
         raise ValueError(f"--out must end in .png, not {options.out.name!r}.")
     pair = _read_pair(options)
     load_keras()
-    if not pair.is_images:
-        from zoo.view.figures import cloud_figure
-
-        transform = None if options.transform is None else zoo.Transform.load(options.transform)
-        cloud_figure(pair, options.out, transform)
-    elif options.transform is None:
-        _draw(pair, Affine.identity(pair.rank, pair.fixed.grid), options.out)
-    else:
-        _draw(pair, zoo.Transform.load(options.transform), options.out)
+    transform = None if options.transform is None else zoo.Transform.load(options.transform)
+    _draw(pair, transform, options.out)
     if options.json:
         print(json.dumps({"out": str(options.out)}))
     else:
@@ -301,9 +293,16 @@ def _read_pair(options):
 
 
 def _draw(pair, transform, path: Path):
+    """The picture of a pair, and of what a transform, if there is one, does to it."""
+    from zoo.transform import Affine
+    from zoo.view.clouds import cloud_registration_figure
     from zoo.view.registration import registration_figure
 
+    if not pair.is_images:
+        cloud_registration_figure(pair, path, transform)
+        return
     grid = pair.fixed.grid
+    transform = transform or Affine.identity(pair.rank, grid)
     pulled = None if pair.fixed_landmarks is None else transform.pull(pair.fixed_landmarks)
     registration_figure(
         pair.fixed,

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import polyscope
 
-COLOURS = ((0.36, 0.55, 0.74), (0.88, 0.60, 0.35), (0.47, 0.66, 0.47))
-PIXELS = 560
+PIXELS = 900
 
 
 def main(scene: Path):
@@ -20,22 +19,22 @@ def main(scene: Path):
     polyscope.init()
     polyscope.set_ground_plane_mode("none")
     polyscope.set_window_size(PIXELS, PIXELS)
-    # A distant eye and a narrow field of view, so that panels compare.
-    polyscope.set_vertical_fov_degrees(16)
     arrays = np.load(scene)
-    # Arrays are named points<panel>_<item> and faces<panel>_<item>.
-    items = sorted(name.removeprefix("points") for name in arrays if name.startswith("points"))
-    for panel in sorted({item.partition("_")[0] for item in items}, key=int):
-        for item in (item for item in items if item.partition("_")[0] == panel):
-            points = arrays[f"points{item}"]
-            colour = COLOURS[int(item.partition("_")[2]) % len(COLOURS)]
-            if f"faces{item}" in arrays:
-                polyscope.register_surface_mesh(
-                    item, points, arrays[f"faces{item}"], color=colour, smooth_shade=True
-                )
-            else:
-                polyscope.register_point_cloud(item, points, radius=0.002, color=colour)
-        polyscope.look_at((2.6, 2.0, 8.6), (0.0, 0.0, 0.0))
+    polyscope.set_vertical_fov_degrees(float(arrays["field_of_view"]))
+    # Arrays are named points<panel>, colours<panel> and, of meshes, faces<panel>.
+    for panel in (name.removeprefix("points") for name in arrays if name.startswith("points")):
+        points, colours = arrays[f"points{panel}"], arrays[f"colours{panel}"]
+        if f"faces{panel}" in arrays:
+            polyscope.register_surface_mesh(
+                panel, points, arrays[f"faces{panel}"], color=tuple(colours), smooth_shade=True
+            )
+        else:
+            # Few points are large, so that they are seen, many are small, so that they part.
+            radius = float(np.clip(0.3 / np.sqrt(len(points)), 0.002, 0.01))
+            cloud = polyscope.register_point_cloud(panel, points, radius=radius)
+            colours = np.broadcast_to(colours, points.shape)
+            cloud.add_color_quantity("colours", colours, enabled=True)
+        polyscope.look_at(arrays["eye"], (0.0, 0.0, 0.0))
         polyscope.screenshot(str(scene.with_name(f"panel{panel}.png")), transparent_bg=False)
         polyscope.remove_all_structures()
 
