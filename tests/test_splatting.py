@@ -1,5 +1,9 @@
 """Splatting against sampling, closed forms and finite differences; density and dense motion."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -7,11 +11,13 @@ from keras import ops
 from scipy.ndimage import correlate1d
 
 from zoo.layers import Rasteriser
+from zoo.losses import Chamfer
 from zoo.ops import splatting
 from zoo.ops.sampling import sample
 from zoo.ops.splatting import blur, density, normalised_splat, splat, to_normalised, to_voxels
 
 SHAPES = [(7, 10), (5, 6, 9)]
+STATUS = Path("/proc/self/status")
 
 
 def numpy(tensor):
@@ -198,6 +204,35 @@ def test_a_million_points():
     where = points(shape, 1, count, margin=0.0)
     volume = numpy(splat(np.ones((1, count, 1), "float32"), where, shape))
     assert abs(volume.sum(dtype="float64") / count - 1) < 1e-5
+
+
+def peak_memory():
+    """The most that this process has held so far, in GiB."""
+    (line,) = (line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 2**20
+
+
+def print_memory():
+    """Prints what clouds of 100,000, then 300,000 points take beyond the imports, in GiB."""
+    shape, imported = (128, 128, 128), peak_memory()
+    for count in (100_000, 300_000):
+        values, first, second = (
+            random((1, count, size), seed) / 3 for seed, size in enumerate((1, 3, 3))
+        )
+        gradients(lambda v, p: ops.sum(splat(v, to_voxels(p, shape), shape) ** 2), values, first)
+        gradients(Chamfer(), first, second)
+        print(peak_memory() - imported)
+
+
+@pytest.mark.skipif(not STATUS.exists(), reason="only Linux tells the peak of one program")
+def test_memory_grows_no_faster_than_the_clouds():
+    # In a process of its own, whose peak starts with the imports. All pairs would take 335 GiB.
+    command = [sys.executable, "-c", "import test_splatting; test_splatting.print_memory()"]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    few, many = map(float, done.stdout.split())
+    assert many < 2
+    assert many < 1.2 * 3 * few
 
 
 @pytest.mark.parametrize(

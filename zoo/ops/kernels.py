@@ -88,13 +88,18 @@ def take_rows(values, index):
 
 def add_rows(index, rows, size):
     """Tensor `[size, c]` of zeros to which `rows` `[n, c]` are added at `index` `[n]`."""
+    # Numbers are scattered faster than rows that hold one each.
+    single = rows.shape[-1] == 1
+    rows = rows[:, 0] if single else rows
+    shape = (size, *rows.shape[1:])
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.scatter_nd(index[:, None], rows, [size, rows.shape[-1]])
-    if keras.backend.backend() == "jax":
+        result = tf.scatter_nd(index[:, None], rows, shape)
+    elif keras.backend.backend() == "jax":
         import jax.numpy as jnp
 
-        zeros = jnp.zeros((size, rows.shape[-1]), rows.dtype)
-        return zeros.at[index].add(rows, mode="promise_in_bounds")
-    raise _unsupported()
+        result = jnp.zeros(shape, rows.dtype).at[index].add(rows, mode="promise_in_bounds")
+    else:
+        raise _unsupported()
+    return result[:, None] if single else result
