@@ -1,4 +1,13 @@
-"""DiVRoC: known motions of clouds are found again, carried to any point, and inverted."""
+"""DiVRoC: known motions of clouds are found again, carried to any point, and inverted.
+
+Of the acceptance checks of the method 1 to 9 and 12 to 14 are in `test_splatting.py`, 10 and 11 in
+`test_cloud_losses.py`, 15 in `test_spatial_layers.py`, 23 to 26 in `test_vessels.py`, 29 there and
+in `test_cloud_readers.py`, 30 in `test_cloud_readers.py`, and here are 16 (shift and scaling), 22
+(the flow of every point), 27 and 28. Differences: values are float32, so the transpose (1) holds
+to 1e-6 and not to 1e-12; time (8) is a benchmark, memory a test; 23 has four lungs and wider
+brackets than the sixteen of the calibration; 27 has 8,192 points and 3 mm, with 65,536 points see
+the card of `divroc.vessels`; the landmark file of Lung250M-4B that 29 names is not public.
+"""
 
 import warnings
 
@@ -6,10 +15,11 @@ import keras
 import numpy as np
 import pytest
 
+from zoo.cloud_descent import Stage
 from zoo.data.pair import Pair
 from zoo.data.scan import Scan
-from zoo.data.vessels import vessel_pair
-from zoo.models.divroc import DiVRoC, Stage
+from zoo.data.vessels import vessel_case, vessel_pair
+from zoo.models.divroc import DiVRoC
 from zoo.transform import Transform
 
 QUICK = {"lattice": 16, "pool": 5, "steps": 30}
@@ -153,6 +163,30 @@ def test_every_data_term_registers(data):
     assert after < 0.5 * before
 
 
+def test_the_flow_of_every_point_is_found():
+    case = vessel_case(801, "E")
+    inhale, exhale = case.draw(8192, 0)
+    model = DiVRoC()
+    model.fit(Pair(Scan(exhale.points), Scan(inhale.points)), verbose=0)
+    moved = model.predict(Pair(Scan(exhale.points), Scan(inhale.points)))["moved"]
+    error, initial = (
+        np.linalg.norm(points - inhale.partners, axis=1).mean() for points in (moved, inhale.points)
+    )
+    assert error < 0.1 * initial
+
+
+def test_sparse_clouds_that_fit_exactly_are_met():
+    # Neighbours are 12 apart, and points have to move by up to 14.
+    moving = branches(600)
+    fixed = np.random.default_rng(1).permutation(bend(moving))
+    model = DiVRoC()
+    history = model.fit(Pair(Scan(fixed), Scan(moving)), verbose=0)
+    moved = model.transform(Pair(Scan(fixed), Scan(moving))).move(moving)
+    assert np.linalg.norm(moved - bend(moving), axis=1).mean() < 0.5
+    # Too few to watch any.
+    assert "held_out" not in history.history
+
+
 def test_velocities_invert_themselves():
     pair = bent_pair(2)
     model = DiVRoC(2, stages=[QUICK], velocity=True)
@@ -250,7 +284,7 @@ def test_a_callback_stops_all_stages():
 def test_a_stage_that_drifts_ends_at_its_best():
     # Noise that a fine lattice can follow, and steps that are far too long.
     rng = np.random.default_rng(0)
-    clouds = [Scan(rng.uniform(-1, 1, (300, 2))) for _ in range(2)]
+    clouds = [Scan(rng.uniform(-1, 1, (1000, 2))) for _ in range(2)]
     stage = {"lattice": 32, "pool": 1, "steps": 200, "rate": 3.0, "reach": None}
     model = DiVRoC(2, stages=[stage], held_out=0.3, patience=2)
     history = model.fit(Pair(*clouds), verbose=0)
@@ -272,7 +306,8 @@ def test_duplicates_do_no_harm():
     model = DiVRoC(2, **ONE)
     history = model.fit(pair, verbose=0).history
     assert np.isfinite(history["loss"]).all()
-    assert history["held_out"][-1] < history["held_out"][0]
+    error = np.linalg.norm(model.transform(pair).move(points) - bend(points), axis=1)
+    assert error.mean() < 0.2 * np.linalg.norm(bend(points) - points, axis=1).mean()
 
 
 def test_unfitted_it_is_the_identity_and_says_so():

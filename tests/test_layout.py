@@ -31,6 +31,7 @@ ALLOWED = {
     "zoo.model": {"zoo.ops", "zoo.catalogue", "registry", "pretrained"},
     "zoo.registration": {"zoo.data", "zoo.metrics", "zoo.model", "zoo.transform"},
     "zoo.refinement": {"zoo.ops", "zoo.layers", "zoo.data"},
+    "zoo.cloud_descent": {"zoo.ops", "zoo.layers", "zoo.losses"},
     "zoo.models": {
         "zoo.ops",
         "zoo.layers",
@@ -39,6 +40,7 @@ ALLOWED = {
         "zoo.data",
         "zoo.model",
         "zoo.refinement",
+        "zoo.cloud_descent",
         "zoo.registration",
         "zoo.geometry",
         "zoo.transform",

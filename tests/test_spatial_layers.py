@@ -184,6 +184,18 @@ def test_inverse_consistency(shape):
         assert error.mean() < 0.03 and error.max() < 0.15
 
 
+@pytest.mark.parametrize("shape", [(48, 50), (28, 30, 29)])
+def test_a_small_velocity_and_its_negative_are_inverse(shape):
+    velocity = [gaussian_filter(random(shape, axis), 4) for axis in range(len(shape))]
+    velocity = np.stack(velocity, -1)[None]
+    velocity /= np.abs(velocity).max()
+    layer = ScalingAndSquaring()
+    both = Compose()((layer(velocity), layer(-velocity)))
+    inside = (slice(None), *(slice(4, -4) for _ in shape))
+    assert np.abs(numpy(layer(velocity))).max() > 0.7
+    assert np.linalg.norm(numpy(both)[inside], axis=-1).max() < 0.02
+
+
 def test_compose_is_the_function():
     first, second = random((1, 8, 9, 2)), random((1, 8, 9, 2), 1)
     np.testing.assert_array_equal(numpy(Compose()((first, second))), numpy(compose(first, second)))

@@ -1,12 +1,14 @@
 """How well DiVRoC registers clouds: generated lungs, real lungs, street scenes; ablation and peers.
 
     python tests/benchmarks/bench_divroc.py DATA_FOLDER [--tables accuracy lungs ...] [--quick]
+        [--json ROWS]
 
 DATA_FOLDER holds the folders l2r_lungct_keypoints and kitti_scene_flow; what is absent is left out.
 Errors are those of known correspondences, which no method gets to see: landmarks of the generated
 and the real lungs, the flow of all points of the streets. The seconds are those of `fit` with the
 compilation, after a first run that loads everything. Folds are the share of points of the moving
-cloud where the Jacobian determinant is not positive.
+cloud where the Jacobian determinant is not positive. `--json` also writes the rows of generated
+lungs to a file, from which the recipe of the preset `divroc.vessels` fills its card.
 
 Peers are iterated closest points (the zoo's affine alignment) and coherent point drift (`pycpd`,
 if installed: its time and memory grow with the square of the number of points, so it gets few).
@@ -15,6 +17,7 @@ if installed: its time and memory grow with the square of the number of points, 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -24,13 +27,15 @@ import keras
 import numpy as np
 from scipy.spatial.distance import cdist
 
+from zoo.cloud_descent import SCHEDULES
 from zoo.data.benchmarks import lung_keypoints
 from zoo.data.cloud_benchmarks import kitti_scene_flow
 from zoo.data.pair import Pair
 from zoo.data.scan import Scan
 from zoo.data.vessels import LEVELS, TEST_SEEDS, VALIDATION_SEEDS, vessel_pair
+from zoo.io import written_whole
 from zoo.models.affine import AffineRegistration
-from zoo.models.divroc import SCHEDULES, DiVRoC
+from zoo.models.divroc import DiVRoC
 
 TABLES = ("accuracy", "lungs", "streets", "ablation", "peers")
 CPD_POINTS = 2000
@@ -102,40 +107,41 @@ def has_cpd() -> bool:
 # The tables
 
 
-def accuracy(seeds) -> None:
-    """Generated lungs, all levels and data terms."""
-    print("| level | data | error mm | 25/50/75 % | worst case | folds % | s |")
-    print("|---|---|---|---|---|---|---|")
+def accuracy(seeds) -> list[dict]:
+    """Generated lungs, all levels, with distances and with densities."""
+    _print_head("level | data")
+    rows = []
     for level in LEVELS:
-        rows = {name: [] for name in ("none", *SCHEDULES)}
+        cases = {name: [] for name in ("none", "chamfer", "density")}
         for seed in seeds:
             pair = vessel_pair(seed, level)
-            rows["none"].append((errors(lambda points: points, pair), 0.0, 0.0))
-            for data in SCHEDULES:
-                rows[data].append(_measured(pair, *with_divroc(pair, data=data)))
-        for name, cases in rows.items():
-            _print_cases(level, name, cases)
+            cases["none"].append((errors(lambda points: points, pair), 0.0, 0.0))
+            for data in ("chamfer", "density"):
+                cases[data].append(_measured(pair, *with_divroc(pair, data=data)))
+        rows += [_print_cases(f"{level} | {name}", found) for name, found in cases.items()]
+    return rows
 
 
-def ablation(seeds) -> None:
+def ablation(seeds) -> list[dict]:
     """One thing changed at a time, level H, on seeds that the test does not see."""
     pairs = [vessel_pair(seed, "H") for seed in seeds]
-    print("| change | error mm | 25/50/75 % | worst case | folds % | s |")
-    print("|---|---|---|---|---|---|")
+    _print_head("change")
+    rows = []
     for name, config in _changes():
         cases = [_measured(pair, *with_divroc(pair, **config)) for pair in pairs]
-        _print_cases(name, None, cases)
+        rows.append(_print_cases(name, cases))
+    return rows
 
 
 def _changes() -> Iterator[tuple[str, dict]]:
     yield "default", {}
     for data in SCHEDULES:
         stages = SCHEDULES[data]
-        yield f"data {data}", {"data": data}
+        if data != "chamfer":
+            yield f"data {data}", {"data": data}
         if data == "chamfer":
             for name, changes in (
                 ("no robust weights", {"reach": None}),
-                ("reach 1", {"reach": 1.0}),
                 ("reach 4", {"reach": 4.0}),
                 ("3 neighbours", {"neighbours": 3}),
                 ("2048 queries", {"points": 2048}),
@@ -143,6 +149,7 @@ def _changes() -> Iterator[tuple[str, dict]]:
                 ("pool 9", {"pool": 9}),
                 ("lattice 24", {"lattice": 24}),
                 ("lattice 64", {"lattice": 64}),
+                ("no smoothness", {"smoothness": 0.0}),
             ):
                 yield name, {"stages": [replace(stage, **changes) for stage in stages]}
         if data == "density":
@@ -159,7 +166,7 @@ def _changes() -> Iterator[tuple[str, dict]]:
                 yield f"density, {name}", {"stages": changed}
             for squash in ("scaled", "none"):
                 yield f"density, squash {squash}", {"data": data, "squash": squash}
-            yield "density, squares", {"data": data, "power": 2}
+            yield "density, mean absolute difference", {"data": data, "power": 1}
     for points in (4096, 16384):
         yield f"{points} points", {"points": points}
     yield "held out none", {"held_out": 0.0}
@@ -214,33 +221,46 @@ def streets(data: Path) -> None:
             )
 
 
-def peers(seeds) -> None:
+def peers(seeds) -> list[dict]:
     """Generated lungs, level H."""
     methods = {"icp": with_icp, "divroc": with_divroc}
     methods |= {f"cpd, {CPD_POINTS} points": with_cpd} if has_cpd() else {}
     pairs = [vessel_pair(seed, "H") for seed in seeds]
-    print("| method | error mm | 25/50/75 % | worst case | folds % | s |")
-    print("|---|---|---|---|---|---|")
+    _print_head("method")
+    rows = []
     for name, method in methods.items():
-        _print_cases(name, None, [_measured(pair, *method(pair)) for pair in pairs])
+        rows.append(_print_cases(name, [_measured(pair, *method(pair)) for pair in pairs]))
+    return rows
 
 
 def _measured(pair: Pair, move: Callable, seconds: float) -> tuple:
     return errors(move, pair), folds(move, pair.moving.points), seconds
 
 
-def _print_cases(first: str, second: str | None, cases: list[tuple]) -> None:
+def _print_head(names: str) -> None:
+    print(f"| {names} | error mm | 25/50/75 % | worst case | folds % | s |")
+    print("|---" * (6 + names.count("|")) + "|")
+
+
+def _print_cases(name: str, cases: list[tuple]) -> dict:
+    """Prints the row of a table and returns it."""
     found, folded, seconds = zip(*cases, strict=True)
-    quartiles = "/".join(
-        f"{value:.2f}" for value in np.percentile(np.concatenate(found), (25, 50, 75))
-    )
+    quartiles = np.percentile(np.concatenate(found), (25, 50, 75))
     means = [each.mean() for each in found]
-    names = first if second is None else f"{first} | {second}"
+    row = {
+        "name": name,
+        "cases": len(cases),
+        "tre_mm": float(np.mean(means)),
+        "worst_tre_mm": float(max(means)),
+        "folds_percent": float(np.mean(folded)),
+        "seconds": float(np.mean(seconds)),
+    }
     print(
-        f"| {names} | {np.mean(means):.2f} | {quartiles} | {max(means):.2f} | "
-        f"{np.mean(folded):.3f} | {np.mean(seconds):.1f} |",
+        f"| {name} | {row['tre_mm']:.2f} | {'/'.join(f'{value:.2f}' for value in quartiles)} | "
+        f"{row['worst_tre_mm']:.2f} | {row['folds_percent']:.3f} | {row['seconds']:.1f} |",
         flush=True,
     )
+    return row
 
 
 def _permuted(pair: Pair) -> Pair:
@@ -260,19 +280,26 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder of the data sets")
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=TABLES)
     parser.add_argument("--quick", action="store_true", help="few cases")
+    parser.add_argument("--json", type=Path, help="file for the rows of generated lungs")
     options = parser.parse_args()
     keras.utils.set_random_seed(0)
     test = TEST_SEEDS[:2] if options.quick else TEST_SEEDS
     trial = VALIDATION_SEEDS[:1] if options.quick else VALIDATION_SEEDS[:2]
     with_divroc(vessel_pair(0, "E", 2000))  # loads and compiles what all share
+    rows = {}
     for table in options.tables:
         print(f"\n## {table}\n")
-        if table in ("lungs", "streets"):
-            lungs(options.data, options.quick) if table == "lungs" else streets(options.data)
+        if table == "lungs":
+            lungs(options.data, options.quick)
+        elif table == "streets":
+            streets(options.data)
+        elif table == "ablation":
+            rows[table] = ablation(trial)
         else:
-            {"accuracy": accuracy, "ablation": ablation, "peers": peers}[table](
-                test if table != "ablation" else trial
-            )
+            rows[table] = {"accuracy": accuracy, "peers": peers}[table](test)
+    if options.json:
+        with written_whole(options.json) as partial:
+            partial.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

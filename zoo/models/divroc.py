@@ -20,122 +20,40 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
 
 import keras
 import numpy as np
 from keras import ops
-from scipy.spatial import cKDTree
 
+from zoo.cloud_descent import (
+    FEW,
+    SCHEDULES,
+    SQUARINGS,
+    Clouds,
+    Descent,
+    Search,
+    Stage,
+    as_stages,
+    displaced,
+    displacement,
+    plain_stage,
+)
 from zoo.data.pair import Pair
 from zoo.data.pairs import RepeatedBatch
 from zoo.data.scan import Scan
 from zoo.geometry import Grid
-from zoo.layers.integration import ScalingAndSquaring
-from zoo.losses import Diffusion
 from zoo.ops.closest_points import align_clouds
-from zoo.ops.compiling import compiled
-from zoo.ops.sampling import sample
-from zoo.ops.splatting import density, distance_volume, normalised_splat, to_voxels
+from zoo.ops.splatting import normalised_splat, to_voxels
 from zoo.registration import Registration
 from zoo.transform import Affine, Composed, Dense, Inverse, Transform, Velocity
 
-TERMS = ("chamfer", "density", "distance")
 STARTS = ("moments", "affine", "none", "flow")
 SQUASHES = ("tanh", "scaled", "none")
-SQUARINGS = 6
 EPOCH = 10  # steps
-FEW = 8192  # points that suffice for an affine start
 INNER = 0.998  # share of the points, along each axis, that the box is drawn around
 MARGIN = 1.15  # of the box beyond them
 FAR = 1.5  # half sides of the box from its centre, beyond which points are reported
 FLOW_LATTICE = 48
-CLOSEST = 0.8  # share of the held-out points that count
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One displacement, and how it is found.
-
-    Attributes:
-        data: "chamfer", "density" or "distance".
-        lattice: points of the lattice of the displacement along each axis.
-        pool: lattice points over which parameters are averaged, twice, to give the displacement.
-        steps: of Adam.
-        rate: learning rate, as a multiple of the optimiser's.
-        smoothness: weight of the mean squared derivative of the displacement in the loss.
-        points: for "chamfer": so many of each cloud, newly drawn in every step, look for their
-            nearest point among all of the other one; None for all. For others: at most so many of
-            each cloud are used.
-        reach: for "chamfer": distance at which a point counts half as much in the sum of squares,
-            as a multiple of the median distance at the time; None counts all alike.
-        neighbours: for "chamfer": so many nearest points draw a point, to their mean.
-        raster: for "density" and "distance": voxels of the image along each axis; or several.
-        blur: for "density": standard deviation of the Gaussian, in voxels.
-        gain: for "density": factor inside of the squash.
-    """
-
-    data: str = "chamfer"
-    lattice: int = 48
-    pool: int = 9
-    steps: int = 40
-    rate: float = 1.0
-    smoothness: float = 0.0
-    points: int | None = 8192
-    reach: float | None = 1.5
-    neighbours: int = 1
-    raster: int | Sequence[int] = 96
-    blur: float = 1.2
-    gain: float = 0.5
-
-    def __post_init__(self):
-        if self.data not in TERMS:
-            raise ValueError(f"data of a stage must be one of {TERMS}, not {self.data!r}.")
-        for name, least in (
-            ("lattice", 2),
-            ("pool", 1),
-            ("steps", 1),
-            ("neighbours", 1),
-            ("points", 8),
-        ):
-            value = getattr(self, name)
-            if not (value is None and name == "points") and not value >= least:
-                raise ValueError(f"{name} of a stage must be at least {least}, not {value!r}.")
-        if self.pool % 2 == 0:
-            raise ValueError(f"pool of a stage must be odd, not {self.pool}.")
-        if min(self.rasters) < 2:
-            raise ValueError(f"raster of a stage must be at least 2, not {self.raster!r}.")
-        for name, value in (("rate", self.rate), ("gain", self.gain), ("reach", self.reach)):
-            if not (value is None and name == "reach") and not value > 0:
-                raise ValueError(f"{name} of a stage must be positive, not {value!r}.")
-        for name, value in (("blur", self.blur), ("smoothness", self.smoothness)):
-            if not value >= 0:
-                raise ValueError(f"{name} of a stage must not be negative, not {value!r}.")
-
-    @property
-    def rasters(self) -> tuple[int, ...]:
-        """All sizes of the image."""
-        return (self.raster,) if isinstance(self.raster, int) else tuple(self.raster)
-
-
-DENSITY = (
-    Stage("density", 32, 9, 30, 1.0, 0.0, None, raster=48, blur=1.2, gain=0.1),
-    Stage("density", 32, 9, 30, 0.5, 0.0, None, raster=64, blur=0.8, gain=0.25),
-    Stage("density", 48, 9, 40, 0.4, 0.0, None, raster=96, blur=0.8, gain=0.5),
-    Stage("density", 48, 9, 30, 0.2, 0.0, None, raster=128, blur=0.6, gain=1.0),
-)
-CHAMFER = (
-    Stage("chamfer", 32, 9, 30, 1.0, 10.0),
-    Stage("chamfer", 32, 5, 30, 0.4, 10.0),
-    Stage("chamfer", 48, 5, 40, 0.3, 30.0),
-)
-DISTANCE = tuple(replace(stage, data="distance") for stage in DENSITY)
-SCHEDULES = {
-    "chamfer": CHAMFER,
-    "density": DENSITY,
-    "hybrid": (*DENSITY[:2], *CHAMFER[1:]),
-    "distance": DISTANCE,
-}
 
 
 class DiVRoC(Registration):
@@ -160,7 +78,8 @@ class DiVRoC(Registration):
         power: for densities: 1 for the mean absolute difference, 2 for the mean square.
         squash: of the densities, "tanh", "scaled" or "none"; see `zoo.ops.splatting.density`.
         points: at most so many of each cloud are used, drawn at random; None for all.
-        held_out: share of the points of either cloud that are not fitted but watched.
+        held_out: share of the points of either cloud that are not fitted but watched; small clouds,
+            of which that would be fewer than 200 points, are fitted as a whole.
         patience: epochs that the held-out points may drift apart before a stage ends; it then
             returns to where they were closest. None never ends one early.
         seed: of the choice of points.
@@ -206,7 +125,7 @@ class DiVRoC(Registration):
         self.dims, self.data, self.start, self.velocity = dims, data, start, bool(velocity)
         self.power, self.squash, self.points = power, squash, points
         self.held_out, self.patience, self.seed = held_out, patience, seed
-        self.own_stages = None if stages is None else _as_stages(stages)
+        self.own_stages = None if stages is None else as_stages(stages)
         self.schedule = SCHEDULES[data] if stages is None else self.own_stages
         # The start is x -> matrix (x - source), in units of half the box and from its centre.
         # Positions are kept as value and remainder, because float32 is coarse far from the origin.
@@ -232,7 +151,7 @@ class DiVRoC(Registration):
         names = ("dims", "data", "start", "velocity", "power", "squash", "points", "held_out")
         own = {name: getattr(self, name) for name in (*names, "patience", "seed")}
         stages = self.own_stages
-        own["stages"] = None if stages is None else [_plain(stage) for stage in stages]
+        own["stages"] = None if stages is None else [plain_stage(stage) for stage in stages]
         return super().get_config() | own
 
     def build(self, input_shape=None):
@@ -254,7 +173,7 @@ class DiVRoC(Registration):
         flat = ops.reshape(points, (1, -1, self.dims))
         placed = self._placed(flat)
         for field in self._fields():
-            placed = placed + _at(field, placed)
+            placed = placed + displaced(field, placed)
         moved = self.half * placed + self.centre[1] + self.centre[0]
         return {"moved": ops.reshape(moved, ops.shape(points))}
 
@@ -267,7 +186,7 @@ class DiVRoC(Registration):
         """The displacements one after the other, `[1, *lattice, dims]`."""
         given = [self.flow[...]] if self.start == "flow" else []
         return given + [
-            _displacement(control[...], stage, self.velocity)
+            displacement(control[...], stage, self.velocity)
             for control, stage in zip(self.controls, self.schedule, strict=True)
         ]
 
@@ -320,7 +239,7 @@ class DiVRoC(Registration):
         fixed, _ = x.counting("fixed")
         moving, weights = x.counting("moving")
         self._begin(x, fixed, moving, weights, flow)
-        clouds = _Clouds(
+        clouds = Clouds(
             self._normalised(fixed), self._start_points(moving), weights, self.points, self.seed
         )
         given = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else callbacks or []
@@ -333,13 +252,23 @@ class DiVRoC(Registration):
             count = epochs or math.ceil(stage.steps / EPOCH)
             steps = count * EPOCH if epochs else stage.steps
             per_epoch = math.ceil(steps / count)
-            descent = _Descent(self, number, clouds)
+            descent = Descent(
+                self.controls[number],
+                stage,
+                clouds,
+                self.loss_weights,
+                velocity=self.velocity,
+                held_out=self.held_out,
+                power=self.power,
+                squash=None if self.squash == "none" else self.squash,
+                seed=(self.seed, number),
+            )
             descent.compile(self._optimizer(stage, count * per_epoch), jit_compile=False)
             descent.fit(
                 RepeatedBatch({"moving": descent.moving}, per_epoch),
                 epochs=first + count,
                 initial_epoch=first,
-                callbacks=[_Search(self.patience), _PartOfTraining(self, listening)],
+                callbacks=[Search(self.patience), _PartOfTraining(self, listening)],
                 shuffle=False,
                 **kwargs,
             )
@@ -422,7 +351,7 @@ class DiVRoC(Registration):
         relative = points - _array(self.source).sum(axis=0)
         placed = (relative @ _array(self.matrix).T).astype(np.float32)
         if self.start == "flow":
-            placed = placed + ops.convert_to_numpy(_at(self.flow[...], placed[None]))[0]
+            placed = placed + ops.convert_to_numpy(displaced(self.flow[...], placed[None]))[0]
         return placed
 
     # What was fitted
@@ -461,7 +390,7 @@ class DiVRoC(Registration):
             if not ops.any(control[...] != 0):
                 continue
             grid = _lattice(control, centre, half)
-            field = _in_voxels(_displacement(control[...], stage, False))
+            field = _in_voxels(displacement(control[...], stage, False))
             if self.velocity:
                 parts.append(Velocity(-field, grid, SQUARINGS))
             else:
@@ -509,250 +438,6 @@ class DiVRoC(Registration):
         return np.random.default_rng(0).normal(size=(1, 16, self.dims)).astype(np.float32)
 
 
-# One stage
-
-
-class _Clouds:
-    """Both clouds in units of half the box, in random order, and the share that is held out.
-
-    Attributes:
-        fixed: float32 `[n, dims]`.
-        moving: float32 `[m, dims]`, as all stages before have moved it.
-        weights: float32 `[m]`, 1 at most.
-        spacing: typical distance of fixed points from their nearest neighbour.
-    """
-
-    def __init__(self, fixed, moving, weights, points: int | None, seed: int):
-        rng = np.random.default_rng(seed)
-        order = [rng.permutation(len(each))[:points] for each in (fixed, moving)]
-        self.fixed, self.moving = fixed[order[0]], moving[order[1]]
-        self.weights = weights[order[1]].astype(np.float32)
-        tree = cKDTree(self.fixed, balanced_tree=False)
-        some = self.fixed[:FEW]
-        self.spacing = float(np.median(tree.query(some, k=2, workers=-1)[0][:, 1]))
-        if not self.spacing > 0:  # Most points have a twin.
-            self.spacing = 2.0 / len(self.fixed) ** (1 / self.fixed.shape[1])
-
-
-class _Descent(keras.Model):
-    """The displacement of one stage, whose parameters are those of the registration."""
-
-    def __init__(self, owner: DiVRoC, number: int, clouds: _Clouds):
-        super().__init__(name="descent", dtype="float32", autocast=False)
-        self.control, self.stage = owner.controls[number], owner.schedule[number]
-        self.velocity, self.shares = owner.velocity, owner.loss_weights
-        self.spacing, self.rng = clouds.spacing, np.random.default_rng((owner.seed, number))
-        # Trees see all points; only what is looked for in them is drawn.
-        most = None if self.stage.data == "chamfer" else self.stage.points
-        fixed, moving = clouds.fixed[:most], clouds.moving[:most]
-        kept = [len(each) - int(owner.held_out * len(each)) for each in (fixed, moving)]
-        self.fixed, self.held_fixed = np.split(fixed, kept[:1])
-        self.fixed_tree = _tree(self.fixed)
-        # Held-out points are moved with the others, but do not enter the loss.
-        self.moving, self.kept = moving[None], kept[1]
-        make = {"chamfer": _Nearest, "density": _Density, "distance": _Distance}[self.stage.data]
-        self.term = make(self, owner, clouds.weights[: self.kept])
-        self.trackers = [keras.metrics.Mean(name=name) for name in ("data", "smoothness")]
-        self.penalty = Diffusion()
-        self.built = True
-        self._shift = compiled(lambda points: _at(self.field(), points[None])[0], self)
-
-    def call(self, inputs):
-        field = self.field()
-        return {"moved": inputs["moving"] + _at(field, inputs["moving"]), "field": field}
-
-    def field(self):
-        """The displacement `[1, *lattice, dims]` in units of half the box."""
-        return _displacement(self.control[...], self.stage, self.velocity)
-
-    def moved(self, points: np.ndarray) -> np.ndarray:
-        """Points `[n, dims]` moved by the present displacement, on the host."""
-        shift = self._shift(ops.convert_to_tensor(points))
-        return points + ops.convert_to_numpy(shift)
-
-    def constant(self, value, name: str):
-        """A weight that the loss reads but that is not trained."""
-        value = np.asarray(value, dtype=np.float32)
-        weight = self.add_weight(shape=value.shape, initializer="zeros", trainable=False, name=name)
-        weight.assign(value)
-        return weight
-
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The data term of the points that are not held out, and the weighted smoothness."""
-        values = {
-            "data": self.term.loss(y_pred["moved"][:, : self.kept]),
-            "smoothness": self.stage.smoothness
-            * self.penalty(y_pred["field"] * (self.stage.lattice / 2)),
-        }
-        total = 0.0
-        for tracker in self.trackers:
-            tracker.update_state(values[tracker.name])
-            total = total + self.shares[tracker.name] * values[tracker.name]
-        return total
-
-    def apart(self) -> float | None:
-        """Mean distance of the closest held-out points to the other cloud; None without any."""
-        moved = self.moved(self.moving[0])
-        held = moved[self.kept :]
-        if not len(held) or not len(self.held_fixed):
-            return None
-        distances = [
-            self.fixed_tree.query(held, workers=-1)[0],
-            _tree(moved[: self.kept]).query(self.held_fixed, workers=-1)[0],
-        ]
-        count = [max(int(CLOSEST * len(each)), 1) for each in distances]
-        nearest = [np.sort(each)[:n] for each, n in zip(distances, count, strict=True)]
-        return float(sum(each.mean() for each in nearest)) / 2
-
-
-class _Nearest:
-    """Squared distances to the nearest points, in both directions, in units of the spacing.
-
-    Who is nearest is searched before every step. With that given, the sum over both directions is,
-    but for a constant, one square for each moving point: its distance to the weighted mean of all
-    points that it is paired with. Robust weights `1 / (1 + d^2 / s^2)^2` are those of the
-    Geman-McClure penalty (iteratively reweighted least squares).
-    """
-
-    def __init__(self, descent: _Descent, owner: DiVRoC, weights: np.ndarray):
-        self.descent, self.weights = descent, weights.astype(np.float64)
-        dims = descent.fixed.shape[1]
-        self.goal = descent.constant(np.zeros((1, len(weights), dims)), "goal")
-        self.share = descent.constant(np.zeros((1, len(weights), 1)), "share")
-        self.rest = descent.constant(0.0, "rest")
-
-    def search(self):
-        """Looks for the nearest points, where the moving cloud is now."""
-        descent = self.descent
-        moved = descent.moved(descent.moving[0])[: descent.kept]
-        tree, count = _tree(moved), len(moved)
-        chosen, asking = (self._draw(n) for n in (count, len(descent.fixed)))
-        queries, targets = moved[chosen], descent.fixed[asking]
-        there, to_fixed = self._nearest(descent.fixed_tree, queries)
-        back, to_moving = self._nearest(tree, targets)
-        both = self._shares(there, np.broadcast_to(self.weights[chosen, None], there.shape))
-        over = self._shares(back, self.weights[to_moving])
-        # The sum of weights, and of weighted points, that each moving point is paired with.
-        share, goal = np.zeros(count), np.zeros((count, moved.shape[1]))
-        share[chosen] = both.sum(axis=1)
-        share += np.bincount(to_moving.ravel(), over.ravel(), count)
-        for axis in range(moved.shape[1]):
-            goal[chosen, axis] = (both * descent.fixed[to_fixed, axis]).sum(axis=1)
-            pulled = over * targets[:, None, axis]
-            goal[:, axis] += np.bincount(to_moving.ravel(), pulled.ravel(), count)
-        goal /= np.maximum(share, 1e-30)[:, None]
-        squares = (both * there**2).sum() + (over * back**2).sum()
-        rest = squares - (share * ((moved - goal) ** 2).sum(axis=1)).sum()
-        unit = descent.spacing**2
-        self.goal.assign(goal[None])
-        self.share.assign(share[None, :, None] / unit)
-        self.rest.assign(rest / unit)
-
-    def _draw(self, count: int) -> np.ndarray | slice:
-        points = self.descent.stage.points
-        if points is None or points >= count:
-            return slice(None)
-        # A block of the points, which are in random order: as good as a draw, and in one piece.
-        start = int(self.descent.rng.integers(count))
-        return np.arange(start, start + points) % count
-
-    def _nearest(self, tree, queries) -> tuple[np.ndarray, np.ndarray]:
-        k = min(self.descent.stage.neighbours, tree.n)
-        distances, index = tree.query(queries, k=k, workers=-1)
-        return distances.reshape(-1, k), index.reshape(-1, k)
-
-    def _shares(self, distances, weights) -> np.ndarray:
-        shares = weights / weights.sum()
-        if self.descent.stage.reach is None:
-            return shares
-        scale = max(self.descent.stage.reach * np.median(distances), 1e-12)
-        return shares / (1 + (distances / scale) ** 2) ** 2
-
-    def loss(self, moved):
-        return ops.sum(self.share * ops.square(moved - self.goal)) + self.rest
-
-
-class _Density:
-    """Difference of density images."""
-
-    def __init__(self, descent: _Descent, owner: DiVRoC, weights: np.ndarray):
-        stage, dims = descent.stage, descent.fixed.shape[1]
-        # As many points in both clouds, so that the images can become equal.
-        self.weights = (weights * (len(descent.fixed) / weights.sum()))[None]
-        self.power = owner.power
-        squash = None if owner.squash == "none" else owner.squash
-        self.options = {"sigma": stage.blur, "squash": squash, "gain": stage.gain}
-        self.targets = [
-            descent.constant(density(descent.fixed[None], [size] * dims, **self.options), "target")
-            for size in stage.rasters
-        ]
-
-    def loss(self, moved):
-        total = 0.0
-        for target in self.targets:
-            shape = target.shape[1:-1]
-            image = density(moved, shape, ops.convert_to_tensor(self.weights), **self.options)
-            off = ops.abs(image - target)
-            mean = ops.mean(off if self.power == 1 else ops.square(off))
-            # Relative to the image that is to be met, most of which is empty.
-            total = total + mean / ops.mean(ops.abs(target) ** self.power)
-        return total / len(self.targets)
-
-
-class _Distance:
-    """Mean distance of the moving points from the fixed cloud, read from a distance transform."""
-
-    def __init__(self, descent: _Descent, owner: DiVRoC, weights: np.ndarray):
-        self.weights = (weights / weights.sum())[None, :, None]
-        self.spacing, dims = descent.spacing, descent.fixed.shape[1]
-        self.volumes = [
-            descent.constant(distance_volume(descent.fixed[None], [size] * dims), "volume")
-            for size in descent.stage.rasters
-        ]
-
-    def loss(self, moved):
-        total = 0.0
-        for volume in self.volumes:
-            distance = sample(volume[...], to_voxels(moved, volume.shape[1:-1]))
-            total = total + ops.sum(self.weights * distance)
-        return total / (len(self.volumes) * self.spacing)
-
-
-class _Search(keras.callbacks.Callback):
-    """Searches the nearest points before every step; ends a stage that drifts, at its best."""
-
-    def __init__(self, patience: int | None):
-        super().__init__()
-        self.patience, self.best, self.waited = patience, None, 0
-
-    def on_train_begin(self, logs=None):
-        self.least = self.model.apart()
-        self.best = ops.convert_to_numpy(self.model.control[...])
-
-    def on_train_batch_begin(self, batch, logs=None):
-        # To ask for the model brings its weights up to date, where the backend keeps them apart.
-        model = self.model
-        if isinstance(model.term, _Nearest):
-            model.term.search()
-
-    def on_epoch_end(self, epoch, logs=None):
-        if self.least is None:
-            return
-        distance = self.model.apart()
-        logs["held_out"] = distance
-        if distance < self.least:
-            self.least, self.waited = distance, 0
-            self.best = ops.convert_to_numpy(self.model.control[...])
-            return
-        self.waited += 1
-        if self.patience is not None and self.waited >= self.patience:
-            self.model.stop_training = True
-
-    def on_train_end(self, logs=None):
-        if self.patience is not None and self.waited:
-            self.model.control.assign(self.best)
-
-
 class _PartOfTraining(keras.callbacks.Callback):
     """Tells callbacks of the registration of one stage, but not that training begins or ends."""
 
@@ -774,35 +459,6 @@ class _PartOfTraining(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
-# Fields
-
-
-def _displacement(control, stage: Stage, velocity: bool):
-    """The displacement `[1, *lattice, dims]` of parameters of that shape."""
-    matrix = _pooling(stage.lattice, stage.pool)
-    letters = "xyz"[: control.shape[-1]]
-    for axis in letters:
-        rest = letters.replace(axis, "n")
-        control = ops.einsum(f"n{axis},b{letters}c->b{rest}c", matrix, control)
-    if not velocity:
-        return control
-    unit = stage.lattice / 2
-    return ScalingAndSquaring(SQUARINGS)(control * unit) / unit
-
-
-def _pooling(size: int, width: int) -> np.ndarray:
-    """Two means over `width` neighbours each, fewer at the border, as a matrix."""
-    place = np.arange(size)
-    near = (np.abs(place[:, None] - place) <= width // 2).astype(np.float64)
-    once = near / near.sum(axis=1, keepdims=True)
-    return (once @ once).astype(np.float32)
-
-
-def _at(field, points):
-    """The displacement `[1, n, dims]` of points in the box; beyond it that of the border."""
-    return sample(field, to_voxels(points, field.shape[1:-1]))
-
-
 def _lattice(variable, centre: np.ndarray, half: float) -> Grid:
     shape = tuple(variable.shape[1:-1])
     spacing = 2 * half / np.array(shape)
@@ -818,40 +474,6 @@ def _forward(kind, field: np.ndarray, grid: Grid) -> Transform:
     inverse = Inverse(kind(field, grid))
     inverse.fixed_grid = grid
     return inverse
-
-
-# Clouds
-
-
-def _as_stages(stages) -> tuple[Stage, ...]:
-    known = {field.name for field in fields(Stage)}
-    made = []
-    for number, stage in enumerate(stages):
-        if isinstance(stage, Mapping):
-            unknown = sorted(set(stage) - known)
-            if unknown:
-                raise ValueError(f"stages[{number}] has unknown keys {unknown}, not {known}.")
-            stage = Stage(**stage)
-        if not isinstance(stage, Stage):
-            raise ValueError(
-                f"stages must hold Stages or dicts of their attributes, not {type(stage).__name__}."
-            )
-        made.append(stage)
-    if not made:
-        raise ValueError("stages must hold at least one stage.")
-    return tuple(made)
-
-
-def _plain(stage: Stage) -> dict:
-    values = asdict(stage)
-    return values | {
-        "raster": values["raster"] if isinstance(stage.raster, int) else list(stage.rasters)
-    }
-
-
-def _tree(points: np.ndarray) -> cKDTree:
-    # An unbalanced tree is built five times faster and searched as fast.
-    return cKDTree(points, balanced_tree=False)
 
 
 def _counting_flow(flow, pair: Pair) -> np.ndarray:
