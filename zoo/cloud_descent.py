@@ -41,7 +41,8 @@ class Stage:
         pool: lattice points over which parameters are averaged, twice, to give the displacement.
         steps: of Adam.
         rate: learning rate, as a multiple of the optimiser's.
-        smoothness: weight of the mean squared derivative of the displacement in the loss.
+        smoothness: weight of the mean squared derivative of the displacement in the loss; for
+            "chamfer" less where the clouds come closer than the spacing of their points.
         points: for "chamfer": so many of each cloud, newly drawn in every step, look for their
             nearest point among all of the other one; None for all. For others: at most so many of
             each cloud are used.
@@ -135,9 +136,8 @@ class Clouds:
         order = [rng.permutation(len(each))[:points] for each in (fixed, moving)]
         self.fixed, self.moving = fixed[order[0]], moving[order[1]]
         self.weights = weights[order[1]].astype(np.float32)
-        tree = cKDTree(self.fixed, balanced_tree=False)
-        some = self.fixed[:FEW]
-        self.spacing = float(np.median(tree.query(some, k=2, workers=-1)[0][:, 1]))
+        nearest, _ = _tree(self.fixed).query(self.fixed[:FEW], k=2, workers=-1)
+        self.spacing = float(np.median(nearest[:, 1]))
         if not self.spacing > 0:  # Most points have a twin.
             self.spacing = 2.0 / len(self.fixed) ** (1 / self.fixed.shape[1])
 
@@ -248,12 +248,12 @@ class _Nearest:
     Who is nearest is searched before every step. With that given, the sum over both directions is,
     but for a constant, one square for each moving point: its distance to the weighted mean of all
     points that it is paired with. Robust weights `1 / (1 + d^2 / s^2)^2` are those of the
-    Geman-McClure penalty (iteratively reweighted least squares); s never falls below the spacing by
-    which neighbours are told apart, or points that are still on their way would be given up as soon
-    as half of the cloud has arrived.
+    Geman-McClure penalty (iteratively reweighted least squares). Their s is never less than two
+    spacings, or points that are still on their way would be given up once half of the cloud has
+    arrived.
 
-    How far apart the clouds are in the middle tells their noise. The smoothness counts as much less
-    as its square lies below that of the spacing: points that fit exactly may bend the space freely.
+    The median distance tells the noise of the points. Where it is less than the spacing, the weight
+    of the smoothness shrinks with its square: clouds that fit exactly may bend space freely.
     """
 
     def __init__(self, descent: Descent, weights: np.ndarray):

@@ -188,6 +188,71 @@ def registration_preset(
     shutil.rmtree(kept)
 
 
+def cloud_preset(recipe: str, *, seed: int, level: str, **facts):
+    """Registers a generated lung with `divroc`, measures it by its landmarks, writes the preset.
+
+    The command line of a recipe: the file that `tests/benchmarks/bench_divroc.py --json` writes,
+    whose tables `accuracy` and `ablation` become metrics, and `--out`.
+
+    Args:
+        recipe: `__file__` of the `train.py`; the preset is written to its folder by default.
+        seed: of the lung, see `zoo.data.vessels`.
+        level: "E", "H" or "P".
+        **facts: further keys of the manifest: `licence`, `summary`, `notes`, `default`.
+    """
+    import keras
+
+    import zoo
+    from zoo.data.vessels import vessel_pair
+    from zoo.view.clouds import cloud_registration_figure
+
+    parser = argparse.ArgumentParser(description=facts["summary"])
+    parser.add_argument("rows", type=Path, help="what bench_divroc.py --json has written")
+    parser.add_argument("--out", type=Path, default=Path(recipe).resolve().parent)
+    arguments = parser.parse_args()
+
+    rows = json.loads(arguments.rows.read_text())
+    keras.utils.set_random_seed(0)
+    pair = vessel_pair(seed, level)
+    model = zoo.create("divroc")
+    start = time.perf_counter()
+    model.fit(pair, verbose=2)
+    minutes = (time.perf_counter() - start) / 60
+    data = f"breathing vessels, level {level}, seed {seed} (zoo.data.vessels)"
+    metrics = _rows(
+        model.evaluate(pair), data, "300 landmarks held out, this preset", REGISTRATION_UNITS
+    )
+    for name in ("accuracy", "ablation"):
+        metrics += _cloud_rows(name, rows[name])
+    preview = arguments.out.parent / f".{arguments.out.name}-preview.png"
+    cloud_registration_figure(pair, preview, model.transform(pair))
+    _write(
+        model,
+        arguments.out,
+        recipe,
+        preview,
+        metrics=metrics,
+        training={
+            "data": f"{data}, {len(pair.moving)} points of each cloud",
+            "seed": 0,
+            "steps": sum(stage.steps for stage in model.schedule),
+            "minutes": round(minutes, 1),
+        },
+        **facts,
+    )
+
+
+def _cloud_rows(table: str, rows: list[dict]) -> list[dict]:
+    """The rows of a table of `bench_divroc.py` as metrics."""
+    metrics = []
+    for row in rows:
+        level, _, change = row["name"].rpartition(" | ")
+        measured = {name: row[name] for name in CLOUD_UNITS}
+        data = f"breathing vessels, level {level or 'H'}, {row['cases']} lungs (zoo.data.vessels)"
+        metrics += _rows(measured, data, f"{table}, landmarks held out: {change}", CLOUD_UNITS)
+    return metrics
+
+
 def hippocampus_datasets(folder: Path, held_out: int = 40, validation: int = 20):
     """Hippocampi of the Medical Segmentation Decathlon, for `registration_preset`.
 
@@ -312,6 +377,9 @@ REGISTRATION_UNITS = {
     "median_rtre": "1",
     "chamfer": "world units",
 }
+
+
+CLOUD_UNITS = {"tre_mm": "mm", "worst_tre_mm": "mm", "folds_percent": "%", "seconds": "s"}
 
 
 SURFACE_UNITS = {
