@@ -170,12 +170,10 @@ def card(manifest: dict, preview: bool = False) -> str:
     parts += [f"```python\nimport zoo\n\n{snippet}\n```"]
 
     if metrics := manifest.get("metrics"):
-        rows = [
-            (m["data"], m["protocol"], m["name"], _value(m["value"]), m.get("unit", ""))
-            for m in metrics
-        ]
-        header = ("Data", "Protocol", "Metric", "Value", "Unit")
-        parts += ["## How good it is", _table(header, rows)]
+        parts += ["## How good it is"]
+        for data in dict.fromkeys(each["data"] for each in metrics):
+            same = [each for each in metrics if each["data"] == data]
+            parts += [f"### {' '.join(data.split())}", _figures(same)]
 
     rows = [
         (f"{side} `{key}`", _shape(array["shape"]), array.get("dtype", ""), array["unit"])
@@ -197,6 +195,21 @@ def card(manifest: dict, preview: bool = False) -> str:
         if manifest.get(title):
             parts += [f"## {title.capitalize()}", manifest[title]]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _figures(metrics: list[dict]) -> str:
+    """One line for each protocol, one column for each metric."""
+    found, columns = {}, {}
+    for each in metrics:
+        unit = each.get("unit", "1")
+        name = each["name"] if unit == "1" else f"{each['name']} ({unit})"
+        found.setdefault(each["protocol"], {})[name] = _value(each["value"])
+        columns[name] = None
+    rows = [
+        (protocol, *(values.get(name, "") for name in columns))
+        for protocol, values in found.items()
+    ]
+    return _table(("Protocol", *columns), rows)
 
 
 def _value(value: float) -> str:

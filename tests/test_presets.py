@@ -26,6 +26,7 @@ def test_the_promised_presets_are_there():
             "hippocampus3d",
             "hippocampus3d_labels",
         ),
+        "divroc": ("vessels",),
     }
     assert {f"{model}.{tag}" for model, tags in promised.items() for tag in tags} <= set(PRESETS)
 

@@ -190,7 +190,10 @@ def test_the_card_tells_what_a_reader_needs():
     content = manifest(
         summary="A toy.",
         metrics=[
-            {"data": "a|b", "protocol": "held out", "name": "tre", "value": 1.25, "unit": "mm"}
+            {"data": "lungs", "protocol": "held out", "name": "tre", "value": 1.25, "unit": "mm"},
+            {"data": "lungs", "protocol": "held out", "name": "dice", "value": 0.5},
+            {"data": "lungs", "protocol": "a|b", "name": "tre", "value": 2, "unit": "mm"},
+            {"data": "livers", "protocol": "held out", "name": "tre", "value": 3.0, "unit": "mm"},
         ],
         training={"data": "synthetic", "versions": {"keras": "3.1"}, "script": "train.py"},
         paper="arXiv:0000.00000",
@@ -200,7 +203,8 @@ def test_the_card_tells_what_a_reader_needs():
     for words in (
         "# toy.small\n\nA toy.\n",
         'zoo.load("toy.small")',
-        "| a\\|b | held out | tre | 1.25 | mm |",
+        "### lungs\n\n| Protocol | tre (mm) | dice |\n",
+        "| held out | 1.25 | 0.5 |\n| a\\|b | 2 |  |\n\n### livers\n",
         "| input `points` | (any, 3) | float32 | mm |",
         "- Weights: CC-BY-4.0\n- Data: CC0-1.0\n- Attribution: A. N. Author",
         "- Versions: keras 3.1",

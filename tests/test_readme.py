@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 import zoo
-from zoo.api import presets
+from zoo.api import info, presets
 from zoo.cli import parser
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -14,8 +14,8 @@ TABLE = re.compile(r"(<!-- presets: .*? -->\n)(.*?)(<!-- end of presets -->)", r
 
 
 def table() -> str:
-    """Surfaces first, then registrations."""
-    return surfaces() + "\n" + registrations()
+    """Surfaces first, then registrations of images, then of clouds."""
+    return "\n".join([surfaces(), registrations(), clouds()])
 
 
 def surfaces() -> str:
@@ -24,7 +24,7 @@ def surfaces() -> str:
         "| Preset | Protocol | Chamfer (floor) | Hausdorff (floor) | Training | Weights' licence |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for preset, protocols in _of("chamfer"):
+    for preset, protocols in _of("hausdorff"):
         floor = next((values for name, values in protocols.items() if "floor" in name), {})
         for protocol, values in protocols.items():
             if values is floor:
@@ -51,6 +51,28 @@ def registrations() -> str:
             shown = [f"{row:.3f}" for row in (values[f"initial_{measure}"], before[measure])]
             shown += [f"**{values[measure]:.3f}**", f"{values['folds_percent']:.2g} %"]
             lines.append(_line(preset, protocol, words, *shown))
+    return "\n".join(lines) + "\n"
+
+
+def clouds() -> str:
+    """One line for each level and data term of the generated lungs."""
+    lines = [
+        "| Vessels | Data term | Mean error, mm | Worst case | Folds | s |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    found = {}
+    for row in info("divroc.vessels").manifest["metrics"]:
+        table, _, term = row["protocol"].partition(": ")
+        if table.startswith("accuracy"):
+            found.setdefault((row["data"], term), {})[row["name"]] = row["value"]
+    for (data, term), values in found.items():
+        what = data.removeprefix("breathing vessels, ").removesuffix(" (zoo.data.vessels)")
+        if term == "none":
+            shown = [f"{values[name]:.1f}" for name in ("tre_mm", "worst_tre_mm")] + ["", ""]
+        else:
+            shown = [f"{values[name]:.2f}" for name in ("tre_mm", "worst_tre_mm")]
+            shown += [f"{values['folds_percent']:.2g} %", f"{values['seconds']:.0f}"]
+        lines.append(f"| {' | '.join([what, term, *shown])} |")
     return "\n".join(lines) + "\n"
 
 

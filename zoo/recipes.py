@@ -247,7 +247,7 @@ def _cloud_rows(table: str, rows: list[dict]) -> list[dict]:
     metrics = []
     for row in rows:
         level, _, change = row["name"].rpartition(" | ")
-        measured = {name: row[name] for name in CLOUD_UNITS}
+        measured = {name: row[name] for name in CLOUD_UNITS if row["seconds"] or "tre" in name}
         data = f"breathing vessels, level {level or 'H'}, {row['cases']} lungs (zoo.data.vessels)"
         metrics += _rows(measured, data, f"{table}, landmarks held out: {change}", CLOUD_UNITS)
     return metrics
