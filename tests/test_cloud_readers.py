@@ -6,6 +6,8 @@ import pytest
 
 from zoo.data import cloud_benchmarks as benchmarks
 from zoo.data import keypoints
+from zoo.data.scan import Scan
+from zoo.io.vtk import read_vtk_points
 
 KITTI = Path(__file__).resolve().parents[2] / "shared" / "data" / "kitti_scene_flow"
 
@@ -33,14 +35,15 @@ def test_vtk_points(tmp_path, binary, kind):
     points = points.astype(">f4").astype(float) if kind == "float" else points
     path = tmp_path / "cloud.vtk"
     write_vtk(path, points, binary, kind)
-    np.testing.assert_array_equal(benchmarks.read_vtk_points(path), points)
+    np.testing.assert_array_equal(read_vtk_points(path), points)
+    np.testing.assert_array_equal(Scan.read(path).points, points)
     data = path.read_bytes()
     path.write_bytes(data[: data.index(b"POINTS") + 600])
     with pytest.raises(ValueError, match="ends after .* of 201 points"):
-        benchmarks.read_vtk_points(path)
+        read_vtk_points(path)
     path.write_bytes(b"<VTKFile>\n")
     with pytest.raises(ValueError, match="no legacy VTK file"):
-        benchmarks.read_vtk_points(path)
+        read_vtk_points(path)
 
 
 def test_pvt1010(tmp_path):
@@ -57,6 +60,31 @@ def test_pvt1010(tmp_path):
         benchmarks.pvt1010(tmp_path, fixed="MID")
     with pytest.raises(FileNotFoundError, match="no pairs"):
         benchmarks.pvt1010(tmp_path / "nowhere")
+
+
+def test_lcsd500_finds_what_the_patterns_say(tmp_path):
+    for name, seed in (("a_first", 1), ("a_second", 2), ("b_first", 3), ("b_second", 4)):
+        write_vtk(tmp_path / "clouds" / f"{name}.vtk", cloud(seed=seed))
+    write_vtk(tmp_path / "clouds" / "c_first.vtk", cloud())
+    rows = np.arange(12.0).reshape(2, 6)
+    np.savetxt(tmp_path / "a.csv", rows, delimiter=",")
+    np.savetxt(tmp_path / "b.csv", rows[:, :5], delimiter=",")
+    patterns = {"fixed": "clouds/{case}_first.vtk", "moving": "clouds/{case}_second.vtk"}
+    pairs = benchmarks.lcsd500(tmp_path, **patterns, correspondences="{case}.csv")
+    assert len(pairs) == 2 and pairs[0].name == "a"
+    np.testing.assert_allclose(pairs[0].fixed.points, cloud(seed=1), atol=1e-5)
+    np.testing.assert_allclose(pairs[0].moving.points, cloud(seed=2), atol=1e-5)
+    np.testing.assert_array_equal(pairs[0].fixed_landmarks, rows[:, :3])
+    np.testing.assert_array_equal(pairs[0].moving_landmarks, rows[:, 3:])
+    with pytest.raises(ValueError, match="rows of 6 numbers"):
+        pairs[1]
+    assert benchmarks.lcsd500(tmp_path, **patterns)[1].fixed_landmarks is None
+    with pytest.raises(FileNotFoundError, match="no pairs"):
+        benchmarks.lcsd500(tmp_path, **patterns | {"moving": "{case}.vtk"})
+    with pytest.raises(ValueError, match="fixed must hold {case} once"):
+        benchmarks.lcsd500(tmp_path, **patterns | {"fixed": "first.vtk"})
+    with pytest.raises(ValueError, match="must differ"):
+        benchmarks.lcsd500(tmp_path, patterns["fixed"], patterns["fixed"])
 
 
 def pvt_dirlab(folder, case=10, **options):

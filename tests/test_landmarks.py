@@ -102,7 +102,7 @@ def test_lists(tmp_path):
     (tmp_path / "points.vtk").write_text(head + "1.5 2 3 4\n5 6\nVERTICES 0 0\n")
     np.testing.assert_array_equal(read_landmarks(tmp_path / "points.vtk"), [[1.5, 2, 3], [4, 5, 6]])
     (tmp_path / "points.vtk").write_text(head + "1.5 2 3 4\n")
-    with pytest.raises(ValueError, match="truncated: 4 of 6"):
+    with pytest.raises(ValueError, match="ends after 1 of 2 points"):
         read_landmarks(tmp_path / "points.vtk")
 
 

@@ -88,7 +88,10 @@ def warp(options):
         load_keras()
         mesh.vertices = transform.move(np.asarray(mesh.vertices))
         write_mesh(mesh, options.out)
-    elif suffix in TABLE_SUFFIXES:
+    elif suffix in TABLE_SUFFIXES or (
+        # A .vtk may be a cloud or landmarks: what is to be written decides.
+        suffix == ".vtk" and options.out.suffix.lower() in TABLE_SUFFIXES
+    ):
         if options.out.suffix.lower() not in TABLE_SUFFIXES:
             raise ValueError(
                 f"--out must end in one of {', '.join(TABLE_SUFFIXES)} for a cloud, not "

@@ -6,7 +6,7 @@ are read when they are asked for. `zoo.data.benchmarks.lung_keypoints` reads Lea
 
 from __future__ import annotations
 
-import re
+import glob
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from zoo.data.pair import LazyPairs, Pair
 from zoo.data.scan import Scan
 from zoo.io import existing, require
 from zoo.io.landmarks import read_landmarks
+from zoo.io.vtk import read_vtk_points
 
 PVT_PHASES = {"INSP": "i", "EXP": "e"}
 PVT_SLICE = 0.625  # mm
@@ -195,11 +196,53 @@ def lung250m(
     elif automatic.is_file():
         rows = np.loadtxt(automatic, delimiter=",", ndmin=2)
     if rows is not None:
-        if rows.ndim != 2 or rows.shape[1] != 6:
-            raise ValueError(f"landmarks must be rows of 6 numbers, not {rows.shape}.")
+        rows = _six_columns(rows)
         columns = {1: rows[:, :3], 2: rows[:, 3:]}
         parts |= {"fixed_landmarks": columns[fixed], "moving_landmarks": columns[moving]}
     return Pair(*scans, **parts)
+
+
+def lcsd500(
+    folder: str | Path, fixed: str, moving: str, correspondences: str | None = None
+) -> LazyPairs:
+    """Pairs of the Longitudinal Cancer Screening Dataset, or of any folder of paired clouds.
+
+    Data: the link in github.com/mattiaspaul/ChasingClouds (CC BY 4.0); pulmonary vessels of NLST,
+    found by TotalSegmentator. How its archive names the files is not published with it, so the
+    caller says it: every pattern is a path below the folder in which `{case}` stands for what tells
+    the pairs apart, for example `clouds/{case}_first.vtk`.
+
+    Args:
+        folder: that of the files.
+        fixed: pattern of the fixed clouds, of a kind that `zoo.Scan.read` reads.
+        moving: likewise. Cases without both clouds are left out.
+        correspondences: pattern of tables of six columns separated by commas, a fixed point and
+            where it is in the moving cloud, such as corrField writes them. They become landmarks;
+            a case without such a table has none.
+
+    Raises:
+        FileNotFoundError: if there is no pair.
+        ValueError: for a pattern that does not hold `{case}` once or is the same for both clouds;
+            for a table of another form when its pair is asked for.
+    """
+    folder = Path(folder)
+    given = {"fixed": fixed, "moving": moving, "correspondences": correspondences}
+    for argument, pattern in given.items():
+        if pattern is not None and pattern.count("{case}") != 1:
+            raise ValueError(f"{argument} must hold {{case}} once, not {pattern!r}.")
+    if fixed == moving:
+        raise ValueError(f"fixed and moving must differ; both are {fixed!r}.")
+    before, after = fixed.split("{case}")
+    makers = []
+    for path in sorted(folder.glob(f"{glob.escape(before)}*{glob.escape(after)}")):
+        case = path.relative_to(folder).as_posix()[len(before) :].removesuffix(after)
+        other = folder / moving.replace("{case}", case)
+        if other.is_file():
+            table = correspondences and folder / correspondences.replace("{case}", case)
+            makers.append(partial(_paired_files, case, path, other, table))
+    if not makers:
+        raise FileNotFoundError(f"folder: no pairs {fixed}, {moving} in {str(folder)!r}.")
+    return LazyPairs(makers)
 
 
 def flyingthings3d(folder: str | Path, points: int | None = 8192, seed: int = 0) -> LazyPairs:
@@ -240,45 +283,6 @@ def kitti_scene_flow(
         FileNotFoundError: if there is no scene.
     """
     return _scenes(folder, points, seed, flip=False, ground=ground)
-
-
-def read_vtk_points(path: str | Path) -> np.ndarray:
-    """Reads the points of a legacy VTK file, text or binary.
-
-    Args:
-        path: .vtk.
-
-    Returns:
-        float64 `[n, 3]`, as they are.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is no such file, or ends too early.
-    """
-    path = existing(path)
-    data = path.read_bytes()
-    lines = data[:1024].split(b"\n", 3)
-    points = re.search(rb"^POINTS[ \t]+(\d+)[ \t]+(float|double)[ \t\r]*\n", data, re.M)
-    kind = lines[2].strip().upper() if len(lines) == 4 else b""
-    if not data.startswith(b"# vtk DataFile") or kind not in (b"ASCII", b"BINARY") or not points:
-        raise ValueError(f"path: {path.name!r} is no legacy VTK file with points.")
-    count, start = 3 * int(points[1]), points.end()
-    if kind == b"BINARY":
-        dtype = np.dtype(">f4" if points[2] == b"float" else ">f8")
-        values = np.frombuffer(data[start : start + count * dtype.itemsize], np.uint8)
-        values = values[: len(values) // dtype.itemsize * dtype.itemsize].view(dtype)
-    else:
-        values = np.array(data[start:].split(None, count)[:count])
-    if len(values) != count:
-        raise ValueError(
-            f"path: {path.name!r} ends after {len(values) // 3} of {count // 3} points."
-        )
-    try:
-        return values.astype(np.float64).reshape(-1, 3)
-    except ValueError as error:
-        raise ValueError(
-            f"path: {path.name!r} holds points that are no numbers: {error}"
-        ) from error
 
 
 def spread_flow(
@@ -393,6 +397,25 @@ def _check_phases(*phases: str):
 
 def _vtk_pair(fixed: Path, moving: Path) -> Pair:
     return Pair(*(Scan(read_vtk_points(path), name=path.stem) for path in (fixed, moving)))
+
+
+def _paired_files(case: str, fixed: Path, moving: Path, table: Path | None) -> Pair:
+    rows = None
+    if table is not None and table.is_file():
+        rows = _six_columns(np.loadtxt(table, delimiter=",", ndmin=2))
+    return Pair(
+        Scan.read(fixed),
+        Scan.read(moving),
+        fixed_landmarks=None if rows is None else rows[:, :3],
+        moving_landmarks=None if rows is None else rows[:, 3:],
+        name=case,
+    )
+
+
+def _six_columns(rows: np.ndarray) -> np.ndarray:
+    if rows.ndim != 2 or rows.shape[1] != 6:
+        raise ValueError(f"landmarks must be rows of 6 numbers, not {rows.shape}.")
+    return rows
 
 
 def _below(folder: str | Path, name: str) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from zoo.data.image import Image, resample_array, smoothed
-from zoo.data.scan import MESH_SUFFIXES, TABLE_SUFFIXES, Scan, as_scan
+from zoo.data.scan import READABLE, Scan, as_scan
 from zoo.geometry import Grid
 
 EXTENT_RATIO = 50  # clouds that differ by more are probably in different units
@@ -98,7 +98,7 @@ class Pair:
 
         Args:
             fixed: .nii, .nii.gz, .mha, .mhd, .nrrd; .png, .jpg, .tif, .bmp; or .ply, .obj, .stl,
-                .off, .xyz, .npy, .npz.
+                .off, .xyz, .npy, .npz, .vtk.
             moving: likewise.
             name: for messages and pictures.
             **companions: paths under the names of the attributes. `fixed_mask`, `moving_mask`
@@ -418,9 +418,9 @@ def _read(path: str | Path, argument: str) -> Image | Scan:
 
     if image_suffix(path):
         return Image.read(path)
-    if Path(path).suffix.lower() in MESH_SUFFIXES + TABLE_SUFFIXES:
+    if Path(path).suffix.lower() in READABLE:
         return Scan.read(path)
-    known = VOLUME_SUFFIXES + PICTURE_SUFFIXES + MESH_SUFFIXES + TABLE_SUFFIXES
+    known = VOLUME_SUFFIXES + PICTURE_SUFFIXES + READABLE
     raise ValueError(
         f"{argument}: cannot read {Path(path).name!r}; the suffix must be one of "
         f"{', '.join(known)}."

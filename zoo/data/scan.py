@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from zoo.io import existing, written_whole
+from zoo.io.vtk import read_vtk_points
 
 MESH_SUFFIXES = (".ply", ".obj", ".stl", ".off")
 TABLE_SUFFIXES = (".xyz", ".npy", ".npz")
+READABLE = (*MESH_SUFFIXES, *TABLE_SUFFIXES, ".vtk")
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +87,8 @@ class Scan:
         Meshes (.ply, .obj, .stl, .off) keep the order of their vertices and get vertex normals
         from their faces; vertices that no face uses are left out. An .stl has no shared vertices,
         so equal ones are merged. Clouds come as .ply, or as rows `x y z [nx ny nz]` (also
-        `x y [nx ny]`) in .xyz, .npy and .npz (arrays `points` and, if present, `normals`).
+        `x y [nx ny]`) in .xyz, .npy and .npz (arrays `points` and, if present, `normals`), or as
+        the points of a legacy .vtk file, whatever else it holds.
 
         Args:
             path: the file.
@@ -97,9 +100,11 @@ class Scan:
         """
         path = existing(path)
         suffix = path.suffix.lower()
-        if suffix not in MESH_SUFFIXES + TABLE_SUFFIXES:
-            known = ", ".join(MESH_SUFFIXES + TABLE_SUFFIXES)
+        if suffix not in READABLE:
+            known = ", ".join(READABLE)
             raise ValueError(f"path: cannot read {path.name!r}; the suffix must be one of {known}.")
+        if suffix == ".vtk":
+            return cls(read_vtk_points(path), name=path.stem)
         try:
             parts = _read_mesh(path) if suffix in MESH_SUFFIXES else _read_table(path, suffix)
             return cls(**parts, name=path.stem)

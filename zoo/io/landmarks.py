@@ -12,6 +12,7 @@ import numpy as np
 
 from zoo.geometry import flip_ras_lps
 from zoo.io import existing, written_whole
+from zoo.io.vtk import read_vtk_points
 
 READABLE = (".csv", ".fcsv", ".mrk.json", ".txt", ".vtk")
 WRITABLE = (".csv", ".fcsv", ".mrk.json")
@@ -29,7 +30,7 @@ def read_landmarks(path: str | Path) -> np.ndarray:
       not placed are left out.
     * .txt: rows of two or three numbers, as they are. DIR-Lab's are voxel indices counted from 1:
       `zoo.data.benchmarks` turns them into mm.
-    * .vtk: the points of a legacy text file, as they are.
+    * .vtk: the points of a legacy file, as they are.
 
     Args:
         path: the file.
@@ -57,11 +58,13 @@ def read_named_landmarks(path: str | Path) -> tuple[list[str] | None, np.ndarray
         ".fcsv": _read_fcsv,
         ".mrk.json": _read_markups,
         ".txt": _read_rows,
-        ".vtk": _read_vtk,
     }
-    reader = readers[_suffix(path, READABLE)]
+    suffix = _suffix(path, READABLE)
     try:
-        names, rows = reader(path.read_text(encoding="utf-8-sig"))
+        if suffix == ".vtk":
+            names, rows = None, read_vtk_points(path)
+        else:
+            names, rows = readers[suffix](path.read_text(encoding="utf-8-sig"))
         points = np.array(rows, dtype=np.float64)
     except (ValueError, KeyError, TypeError, IndexError) as error:
         reason = f"no entry {error}" if isinstance(error, KeyError) else error
@@ -249,18 +252,6 @@ def _read_markups(text: str):
 def _read_rows(text: str):
     lines = (line.replace(",", " ").split() for line in text.splitlines())
     return None, [[float(cell) for cell in line] for line in lines if line]
-
-
-def _read_vtk(text: str):
-    words = text.split()
-    if "ASCII" not in words[:60] or "POINTS" not in words:
-        raise ValueError("it is no legacy VTK text file with points")
-    start = words.index("POINTS")
-    count = int(words[start + 1])
-    values = [float(word) for word in words[start + 3 : start + 3 + 3 * count]]
-    if len(values) < 3 * count:
-        raise ValueError(f"it is truncated: {len(values)} of {3 * count} coordinates")
-    return None, np.reshape(values, (count, 3))
 
 
 def _write_csv(file, points, names):
