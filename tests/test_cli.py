@@ -236,6 +236,20 @@ def test_clouds_go_on_from_a_start(capsys, tmp_path):
     np.testing.assert_allclose(saved.matrix, turned, atol=1e-4)
 
 
+def test_the_preset_of_a_method_for_one_pair_is_fitted_to_the_next(capsys, tmp_path):
+    points = np.random.default_rng(0).random((80, 2)) * [2, 1]
+    np.save(tmp_path / "fixed.npy", points)
+    np.save(tmp_path / "moving.npy", points + 0.05)
+    model = zoo.create("affine", dims=2, kind="rigid")
+    model.fit(zoo.Pair(zoo.Scan(points), zoo.Scan(points - 0.1)))
+    model.save_preset(tmp_path / "earlier")
+    out = tmp_path / "out"
+    words = ("register", tmp_path / "fixed.npy", tmp_path / "moving.npy", "--out", out)
+    status, _, err = run(capsys, *words, "-m", tmp_path / "earlier")
+    assert status == 0, err
+    np.testing.assert_allclose(zoo.Scan.read(out / "moved.xyz").points, points, atol=1e-3)
+
+
 def test_view_of_a_transform_of_another_rank(capsys, scan, shift, tmp_path):
     words = ("--transform", shift.with_name("shift.h5"), "--out", tmp_path / "view.png")
     status, _, err = run(capsys, "view", scan, scan, *words)

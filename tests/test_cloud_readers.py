@@ -76,13 +76,17 @@ def test_lcsd500_finds_what_the_patterns_say(tmp_path):
     np.testing.assert_allclose(pairs[0].moving.points, cloud(seed=2), atol=1e-5)
     np.testing.assert_array_equal(pairs[0].fixed_landmarks, rows[:, :3])
     np.testing.assert_array_equal(pairs[0].moving_landmarks, rows[:, 3:])
-    with pytest.raises(ValueError, match="rows of 6 numbers"):
+    with pytest.raises(ValueError, match="'b.csv': .*rows of 6 numbers"):
         pairs[1]
     assert benchmarks.lcsd500(tmp_path, **patterns)[1].fixed_landmarks is None
     with pytest.raises(FileNotFoundError, match="no pairs"):
         benchmarks.lcsd500(tmp_path, **patterns | {"moving": "{case}.vtk"})
     with pytest.raises(ValueError, match="fixed must hold {case} once"):
         benchmarks.lcsd500(tmp_path, **patterns | {"fixed": "first.vtk"})
+    with pytest.raises(ValueError, match="moving must be a path below folder"):
+        benchmarks.lcsd500(tmp_path, patterns["fixed"], f"{tmp_path}/{{case}}.vtk")
+    with pytest.raises(FileNotFoundError, match="no case has a table none/{case}.csv"):
+        benchmarks.lcsd500(tmp_path, **patterns, correspondences="none/{case}.csv")
     with pytest.raises(ValueError, match="must differ"):
         benchmarks.lcsd500(tmp_path, patterns["fixed"], patterns["fixed"])
 

@@ -329,6 +329,14 @@ def test_points_far_outside_are_reported():
         )
 
 
+def test_predict_wants_batches_of_points():
+    model, points = DiVRoC(2, **ONE), branches(20, 2)
+    moved = model.predict(points[None].astype("float32"), verbose=0)["moved"]
+    np.testing.assert_allclose(moved[0], points, atol=1e-5)
+    with pytest.raises(ValueError, match=r"points \[b, n, 2\], not of the shape \(20, 2\)"):
+        model.predict(points)
+
+
 def test_what_cannot_be_registered_is_refused():
     model, points = DiVRoC(2, **ONE), branches(100, 2)
     line = np.linspace(0, 1, 50)[:, None] * [1.0, 2.0]

@@ -5,6 +5,7 @@ import pytest
 
 import zoo
 from zoo.data.image import Image
+from zoo.data.scan import Scan
 from zoo.geometry import Grid
 from zoo.transform import Affine, Composed, Dense, Transform, Velocity
 
@@ -78,6 +79,27 @@ def test_the_numerical_inverse_says_how_good_it_is(shape):
     np.testing.assert_allclose(dense.move(dense.pull(points)), points, atol=2e-2)
     np.testing.assert_allclose(dense.inverse().move(points), dense.pull(points))
     assert dense.inverse().inverse() is dense
+
+
+def test_a_field_that_stretches_and_shears_is_inverted():
+    # Fixed-point steps alone leave some of these points half a voxel away.
+    grid = Grid((24, 24, 24))
+    x, y, z = np.moveaxis(grid.coordinates(), -1, 0)
+    field = np.stack(
+        [3 * np.sin(x / 2.2) + 1.5 * np.sin(y / 2), 3 * np.sin(y / 2.2 + 1), 1.2 * np.sin(x / 2)],
+        axis=-1,
+    )
+    stretching = Dense(0.65 * field, grid)
+    assert stretching.jacobian_determinant().min() > 0
+    assert stretching.inverse_error(some_points(grid, 3000)).max() < 1e-3
+
+
+def test_scans_are_no_points_and_no_images():
+    scan = Scan(np.eye(3))
+    with pytest.raises(TypeError, match="not a Scan; give its .points"):
+        Affine.identity(3).move(scan)
+    with pytest.raises(TypeError, match="image must be a zoo.Image, not Scan"):
+        Affine.identity(3, Grid((4, 4, 4))).warp(scan)
 
 
 def test_a_folding_field_admits_its_inverse_is_wrong():

@@ -169,6 +169,8 @@ def evaluate_pairs(options):
     for row in rows:
         print(row.pop("pair"))
         print_numbers(row, False)
+    if len(rows) == 1:
+        return
     names = [name for name in rows[0] if all(name in row for row in rows)]
     print(f"mean of {len(rows)} pairs")
     print_numbers({name: _mean(name, [row[name] for row in rows]) for name in names}, False)
@@ -280,11 +282,15 @@ def _grid(transform, options):
 
 
 def _fit_if_needed(model, pair, name: str, epochs: int | None = None):
-    """Optimises for the pair: always for per-instance methods, for others when asked."""
-    import registry
+    """Optimises for the pair: always for per-instance methods, for others when asked.
 
-    per_instance = not is_preset(name) and "per-instance" in registry.get(name).traits
-    if per_instance or epochs:
+    A preset of the former brings settings; what it was fitted to is another pair.
+    """
+    import registry
+    from zoo.api import info
+
+    method = info(name).manifest["model"] if is_preset(name) else name
+    if epochs or "per-instance" in registry.get(method).traits:
         model.fit(pair, verbose=0, **({"epochs": epochs} if epochs else {}))
 
 

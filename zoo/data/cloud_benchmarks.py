@@ -221,27 +221,32 @@ def lcsd500(
             a case without such a table has none.
 
     Raises:
-        FileNotFoundError: if there is no pair.
-        ValueError: for a pattern that does not hold `{case}` once or is the same for both clouds;
-            for a table of another form when its pair is asked for.
+        FileNotFoundError: if there is no pair, or no table for any.
+        ValueError: for a pattern that does not hold `{case}` once, begins at the root, or is the
+            same for both clouds; for a table of another form when its pair is asked for.
     """
     folder = Path(folder)
     given = {"fixed": fixed, "moving": moving, "correspondences": correspondences}
     for argument, pattern in given.items():
         if pattern is not None and pattern.count("{case}") != 1:
             raise ValueError(f"{argument} must hold {{case}} once, not {pattern!r}.")
+        if pattern is not None and Path(pattern).is_absolute():
+            raise ValueError(f"{argument} must be a path below folder, not {pattern!r}.")
     if fixed == moving:
         raise ValueError(f"fixed and moving must differ; both are {fixed!r}.")
     before, after = fixed.split("{case}")
-    makers = []
+    makers, tables = [], 0
     for path in sorted(folder.glob(f"{glob.escape(before)}*{glob.escape(after)}")):
         case = path.relative_to(folder).as_posix()[len(before) :].removesuffix(after)
         other = folder / moving.replace("{case}", case)
         if other.is_file():
             table = correspondences and folder / correspondences.replace("{case}", case)
+            tables += bool(table) and table.is_file()
             makers.append(partial(_paired_files, case, path, other, table))
     if not makers:
         raise FileNotFoundError(f"folder: no pairs {fixed}, {moving} in {str(folder)!r}.")
+    if correspondences is not None and not tables:
+        raise FileNotFoundError(f"correspondences: no case has a table {correspondences}.")
     return LazyPairs(makers)
 
 
@@ -402,7 +407,10 @@ def _vtk_pair(fixed: Path, moving: Path) -> Pair:
 def _paired_files(case: str, fixed: Path, moving: Path, table: Path | None) -> Pair:
     rows = None
     if table is not None and table.is_file():
-        rows = _six_columns(np.loadtxt(table, delimiter=",", ndmin=2))
+        try:
+            rows = _six_columns(np.loadtxt(table, delimiter=",", ndmin=2))
+        except ValueError as error:
+            raise ValueError(f"correspondences: {table.name!r}: {error}") from error
     return Pair(
         Scan.read(fixed),
         Scan.read(moving),

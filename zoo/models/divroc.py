@@ -190,6 +190,20 @@ class DiVRoC(Registration):
             for control, stage in zip(self.controls, self.schedule, strict=True)
         ]
 
+    def predict(self, x, **kwargs):
+        """Moves the points of a `zoo.Pair`, or of arrays `[b, n, dims]`, see `call`.
+
+        Raises:
+            ValueError: for an array of another shape.
+        """
+        shape = getattr(x, "shape", None)
+        if shape is not None and (len(shape) != 3 or shape[-1] != self.dims):
+            raise ValueError(
+                f"x must be a zoo.Pair or points [b, n, {self.dims}], not of the shape "
+                f"{tuple(shape)}; transform(pair).move takes points [n, {self.dims}]."
+            )
+        return super().predict(x, **kwargs)
+
     # Fitting
 
     def default_optimizer(self):

@@ -34,7 +34,7 @@ MARGIN = 0.04  # around the points, of the longest side
 APART = 2.0  # a frame so many times that of the registered clouds is too wide for them
 LONGEST = 0.98  # quantile of the lengths that has the last colour
 BINS = (10, 40)
-DECADES = 3  # of the histogram, at most
+DECADES = 6  # of the histogram, at most
 STEPS = (1, 2, 5, 10)  # round numbers
 
 FIXED, MOVING = (0.10, 0.42, 0.72), (0.95, 0.52, 0.10)
@@ -423,7 +423,8 @@ def _draw_errors(axes: Axes, errors: dict, what: str):
     axes.set_xlabel("distance (world units)", fontsize=9)
     axes.set_ylabel(f"{what} (%)", fontsize=9)
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1, 3)))
+    marks = (1, 2, 5) if high < 1e2 * low else (1, 3) if high < 1e4 * low else (1,)
+    axes.xaxis.set_major_locator(LogLocator(subs=marks))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
     for axis in (axes.xaxis, axes.yaxis):
