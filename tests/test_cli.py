@@ -209,7 +209,7 @@ def test_learned_methods_are_fitted_to_a_pair_only_when_asked():
             fitted.append(options)
 
     fitted = []
-    for name in ("dirvnet", "dirvnet.chessboard2d"):
+    for name in ("dirvnet", "dirvnet.chessboard2d", "saved.keras"):
         registrations._fit_if_needed(Model(), None, name)
     assert not fitted
     for name, epochs in (("affine", None), ("dirvnet", 3), ("dirvnet.chessboard2d", 3)):

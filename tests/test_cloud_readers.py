@@ -46,6 +46,19 @@ def test_vtk_points(tmp_path, binary, kind):
         read_vtk_points(path)
 
 
+def test_vtk_points_of_whole_numbers(tmp_path):
+    points = np.arange(-6, 6).reshape(4, 3)
+    for binary in (True, False):
+        write_vtk(tmp_path / "cloud.vtk", points, binary, "int")
+        np.testing.assert_array_equal(read_vtk_points(tmp_path / "cloud.vtk"), points)
+    data = (tmp_path / "cloud.vtk").read_bytes()
+    (tmp_path / "cloud.vtk").write_bytes(b"\xef\xbb\xbf" + data)
+    np.testing.assert_array_equal(read_vtk_points(tmp_path / "cloud.vtk"), points)
+    (tmp_path / "cloud.vtk").write_bytes(data.replace(b" int", b" bit"))
+    with pytest.raises(ValueError, match="no legacy VTK file"):
+        read_vtk_points(tmp_path / "cloud.vtk")
+
+
 def test_pvt1010(tmp_path):
     for case, phases in ((3, ("EXP", "INSP")), (11, ("EXP", "INSP")), (12, ("EXP",))):
         for phase in phases:

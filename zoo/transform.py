@@ -102,7 +102,7 @@ class Transform:
             TypeError: for anything but an image.
             ValueError: without a grid, for an image of another rank, or an unknown order.
         """
-        if not hasattr(image, "grid"):
+        if not isinstance(image, Image):
             raise TypeError(
                 f"image must be a zoo.Image, not {type(image).__name__}; points are carried by "
                 "pull and move."

@@ -11,6 +11,7 @@ from zoo.cli.shared import (
     check_folder,
     create,
     dumps,
+    entry_of,
     is_preset,
     load_keras,
     print_numbers,
@@ -286,11 +287,8 @@ def _fit_if_needed(model, pair, name: str, epochs: int | None = None):
 
     A preset of the former brings settings; what it was fitted to is another pair.
     """
-    import registry
-    from zoo.api import info
-
-    method = info(name).manifest["model"] if is_preset(name) else name
-    if epochs or "per-instance" in registry.get(method).traits:
+    entry = entry_of(name)
+    if epochs or (entry is not None and "per-instance" in entry.traits):
         model.fit(pair, verbose=0, **({"epochs": epochs} if epochs else {}))
 
 

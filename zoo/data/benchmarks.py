@@ -19,7 +19,7 @@ from zoo.data.scan import Scan
 from zoo.geometry import Grid
 from zoo.io import existing
 from zoo.io.images import read_labels
-from zoo.io.landmarks import read_common_landmarks, read_landmarks
+from zoo.io.landmarks import read_common_landmarks, read_correspondences, read_landmarks
 
 DIRLAB_4DCT = {
     1: ((256, 256, 94), (0.97, 0.97, 2.5)),
@@ -260,13 +260,8 @@ def lung_keypoints(
         ValueError: if it does not hold rows of six numbers.
     """
     path = existing(path)
-    try:
-        rows = np.loadtxt(path, delimiter=",", ndmin=2)
-    except ValueError as error:
-        raise ValueError(f"path: {path.name!r} is no table of numbers: {error}") from error
-    if rows.shape[1] != 6:
-        raise ValueError(f"path: {path.name!r} must have rows of 6 numbers, not {rows.shape[1]}.")
-    fixed, moving = rows[:, :3] * fixed_spacing, rows[:, 3:] * moving_spacing
+    fixed, moving = read_correspondences(path)
+    fixed, moving = fixed * fixed_spacing, moving * moving_spacing
     return Pair(
         Scan(fixed, name=f"{path.stem} fixed"),
         Scan(moving, name=f"{path.stem} moving"),

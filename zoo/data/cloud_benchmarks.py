@@ -19,7 +19,7 @@ from zoo.data.keypoints import gaussian_mean
 from zoo.data.pair import LazyPairs, Pair
 from zoo.data.scan import Scan
 from zoo.io import existing, require
-from zoo.io.landmarks import read_landmarks
+from zoo.io.landmarks import read_correspondences, read_landmarks
 from zoo.io.vtk import read_vtk_points
 
 PVT_PHASES = {"INSP": "i", "EXP": "e"}
@@ -186,19 +186,20 @@ def lung250m(
         labels = base / f"artery_vein/{name}.pth"
         if labels.is_file():
             parts[f"{side}_labels"] = _torch_arrays(labels, index).reshape(-1)
-    rows = None
+    marks = None
     automatic = folder / "corrfieldTr" / f"case_{case:03d}.csv"
     if landmarks is not None:
         table = _torch_load(existing(landmarks, "landmarks"))
         if str(case) not in table:
             raise ValueError(f"landmarks: none of case {case}, only of {', '.join(table)}.")
         rows = np.asarray(table[str(case)], dtype=np.float64)
+        if rows.ndim != 2 or rows.shape[1] != 6:
+            raise ValueError(f"landmarks must be rows of 6 numbers, not {rows.shape}.")
+        marks = rows[:, :3], rows[:, 3:]
     elif automatic.is_file():
-        rows = np.loadtxt(automatic, delimiter=",", ndmin=2)
-    if rows is not None:
-        rows = _six_columns(rows)
-        columns = {1: rows[:, :3], 2: rows[:, 3:]}
-        parts |= {"fixed_landmarks": columns[fixed], "moving_landmarks": columns[moving]}
+        marks = read_correspondences(automatic)
+    if marks is not None:
+        parts |= {"fixed_landmarks": marks[fixed - 1], "moving_landmarks": marks[moving - 1]}
     return Pair(*scans, **parts)
 
 
@@ -208,9 +209,9 @@ def lcsd500(
     """Pairs of the Longitudinal Cancer Screening Dataset, or of any folder of paired clouds.
 
     Data: the link in github.com/mattiaspaul/ChasingClouds (CC BY 4.0); pulmonary vessels of NLST,
-    found by TotalSegmentator. How its archive names the files is not published with it, so the
-    caller says it: every pattern is a path below the folder in which `{case}` stands for what tells
-    the pairs apart, for example `clouds/{case}_first.vtk`.
+    found by TotalSegmentator. The names of the files in its archive were not known here, so the
+    caller gives them: every pattern is a path below the folder in which `{case}` stands for what
+    tells the pairs apart, for example `clouds/{case}_first.vtk`.
 
     Args:
         folder: that of the files.
@@ -235,17 +236,17 @@ def lcsd500(
     if fixed == moving:
         raise ValueError(f"fixed and moving must differ; both are {fixed!r}.")
     before, after = fixed.split("{case}")
-    makers, tables = [], 0
+    makers, tables = [], []
     for path in sorted(folder.glob(f"{glob.escape(before)}*{glob.escape(after)}")):
         case = path.relative_to(folder).as_posix()[len(before) :].removesuffix(after)
         other = folder / moving.replace("{case}", case)
         if other.is_file():
             table = correspondences and folder / correspondences.replace("{case}", case)
-            tables += bool(table) and table.is_file()
-            makers.append(partial(_paired_files, case, path, other, table))
+            tables.append(table if table and table.is_file() else None)
+            makers.append(partial(_paired_files, case, path, other, tables[-1]))
     if not makers:
         raise FileNotFoundError(f"folder: no pairs {fixed}, {moving} in {str(folder)!r}.")
-    if correspondences is not None and not tables:
+    if correspondences is not None and not any(tables):
         raise FileNotFoundError(f"correspondences: no case has a table {correspondences}.")
     return LazyPairs(makers)
 
@@ -405,25 +406,14 @@ def _vtk_pair(fixed: Path, moving: Path) -> Pair:
 
 
 def _paired_files(case: str, fixed: Path, moving: Path, table: Path | None) -> Pair:
-    rows = None
-    if table is not None and table.is_file():
-        try:
-            rows = _six_columns(np.loadtxt(table, delimiter=",", ndmin=2))
-        except ValueError as error:
-            raise ValueError(f"correspondences: {table.name!r}: {error}") from error
+    first, second = (None, None) if table is None else read_correspondences(table)
     return Pair(
         Scan.read(fixed),
         Scan.read(moving),
-        fixed_landmarks=None if rows is None else rows[:, :3],
-        moving_landmarks=None if rows is None else rows[:, 3:],
+        fixed_landmarks=first,
+        moving_landmarks=second,
         name=case,
     )
-
-
-def _six_columns(rows: np.ndarray) -> np.ndarray:
-    if rows.ndim != 2 or rows.shape[1] != 6:
-        raise ValueError(f"landmarks must be rows of 6 numbers, not {rows.shape}.")
-    return rows
 
 
 def _below(folder: str | Path, name: str) -> Path:

@@ -119,6 +119,29 @@ def read_common_landmarks(fixed: str | Path, moving: str | Path) -> tuple[np.nda
     return points, other_points
 
 
+def read_correspondences(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """Reads a table of six columns separated by commas: fixed points and the same, moving.
+
+    Args:
+        path: the .csv, without a header.
+
+    Returns:
+        Two float64 arrays `[n, 3]`, as they are.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it does not hold rows of six numbers.
+    """
+    path = existing(path)
+    try:
+        rows = np.loadtxt(path, delimiter=",", ndmin=2)
+    except ValueError as error:
+        raise ValueError(f"path: {path.name!r}: no table of numbers: {error}") from error
+    if rows.shape[1] != 6:
+        raise ValueError(f"path: {path.name!r}: expected rows of 6 numbers, not {rows.shape[1]}.")
+    return rows[:, :3], rows[:, 3:]
+
+
 def write_landmarks(path: str | Path, points, names: Sequence[str] | None = None):
     """Writes landmarks without loss; the file appears complete or not at all.
 

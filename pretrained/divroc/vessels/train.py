@@ -3,8 +3,8 @@
     python tests/benchmarks/bench_divroc.py DATA_FOLDER --tables accuracy ablation --json rows.json
     python pretrained/divroc/vessels/train.py rows.json
 
-The first command takes about an hour on two cores and needs no data for these tables; the second
-one half a minute.
+The first command takes about half an hour on two cores and needs no data for these tables; the
+second one half a minute.
 """
 
 from zoo.data.vessels import TEST_SEEDS
@@ -27,8 +27,8 @@ if __name__ == "__main__":
         "seeds 800 to 803, seven real lungs of Learn2Reg and two scenes of KITTI (both "
         "reduced to 30,000 points); the ablation changes one of them at a time on seeds 800 "
         "and 801. Densities are better here with half the blur, but worse on keypoints of "
-        "real lungs (four cases: 1.06 instead of 0.82 voxels), so theirs stays. Weak points:"
-        " sparse independent samples (800 points of each cloud leave 8 mm, because vessels "
+        "real lungs (four cases: 1.06 instead of 0.82 voxels), so theirs stays. Weak points: "
+        "sparse independent samples (800 points of each cloud leave 8 mm, because vessels "
         "are then farther apart than neighbours); scenes whose parts move separately, for "
         "which one smooth displacement is no model.",
         default=True,
