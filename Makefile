@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 # A short second pass: the contract and the shared operations on the other backend.
-ON_JAX := $(addprefix tests/test_,contract.py presets.py ops.py sampling.py spatial_layers.py)
+ON_JAX := $(addprefix tests/,test_contract.py pretrained/test_presets.py ops/test_ops.py \
+	ops/test_sampling.py layers/test_spatial_layers.py)
 
 .PHONY: demo test lint bench readme clean
 

@@ -25,7 +25,7 @@ def run(folder: Path) -> dict:
     from zoo.data.scan import write_mesh
     from zoo.data.shapes import torus_knot
     from zoo.io import written_whole
-    from zoo.view.figures import surface_figure
+    from zoo.view.surfaces import surface_figure
 
     folder.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
@@ -73,7 +73,7 @@ def _register(folder: Path, step) -> dict:
     """Aligns two generated images, and shows and saves the result."""
     import zoo
     from zoo.data.phantoms import phantom_pair
-    from zoo.view.registration import registration_figure
+    from zoo.view.images import registration_figure
 
     pair, _, _ = phantom_pair()
     model = zoo.create("affine", dims=2)

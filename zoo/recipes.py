@@ -47,7 +47,7 @@ def surface_preset(
     import trimesh
 
     import zoo
-    from zoo.view.figures import surface_figure
+    from zoo.view.surfaces import surface_figure
 
     parser = argparse.ArgumentParser(description=facts["summary"])
     if scan is None:
@@ -345,7 +345,7 @@ def _draw_registration(model, test, path: Path, title: str):
     from zoo.data.image import Image
     from zoo.data.pair import Pair
     from zoo.geometry import Grid
-    from zoo.view.registration import registration_figure
+    from zoo.view.images import registration_figure
 
     item = test[0]
     if isinstance(item, tuple):

@@ -303,7 +303,7 @@ def _draw(pair, transform, path: Path):
     """The picture of a pair, and of what a transform, if there is one, does to it."""
     from zoo.transform import Affine
     from zoo.view.clouds import cloud_registration_figure
-    from zoo.view.registration import registration_figure
+    from zoo.view.images import registration_figure
 
     if not pair.is_images:
         cloud_registration_figure(pair, path, transform)

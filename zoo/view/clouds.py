@@ -24,7 +24,7 @@ from scipy.spatial import cKDTree
 from zoo.data.pair import Pair
 from zoo.io import written_whole
 from zoo.transform import Transform
-from zoo.view.figures import EYE, REACH, Scene, polyscope_pictures
+from zoo.view.surfaces import EYE, REACH, Scene, polyscope_pictures
 
 SHOWN = 30_000  # points of a cloud, at most
 LINES = {2: 400, 3: 800}  # of the flow, at most, by rank
@@ -164,9 +164,7 @@ def _carried(carry: Callable, points: np.ndarray) -> np.ndarray:
 
 def _check(pair: Pair, transform: Transform | None, renderer: str):
     if pair.is_images:
-        raise ValueError(
-            "pair must be one of clouds, not of images; zoo.view.registration draws those."
-        )
+        raise ValueError("pair must be one of clouds, not of images; zoo.view.images draws those.")
     if not (transform is None or hasattr(transform, "pull")):
         raise TypeError(f"transform must be a zoo.Transform, not {type(transform).__name__}.")
     known = ("auto", "matplotlib") if pair.rank == 2 else ("auto", "polyscope", "matplotlib")

@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from zoo.io import written_whole
-from zoo.view.registration import LINE, PERCENTILES, grid_lines, intensity_window
+from zoo.view.images import LINE, PERCENTILES, grid_lines, intensity_window
 
 PAIRS = 8  # at most so many are shown
 LINES = 16  # of the deformed grid along the longer side

@@ -353,7 +353,7 @@ def test_bad_data_sets():
         PairDataset(pair, shape=(8, 8, 8))[0]
 
 
-DATA = Path(__file__).parents[2] / "shared/data/msd_hippocampus"
+DATA = Path(__file__).parents[3] / "shared/data/msd_hippocampus"
 
 
 @pytest.mark.data

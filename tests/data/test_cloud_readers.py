@@ -9,7 +9,7 @@ from zoo.data import keypoints
 from zoo.data.scan import Scan
 from zoo.io.vtk import read_vtk_points
 
-KITTI = Path(__file__).resolve().parents[2] / "shared" / "data" / "kitti_scene_flow"
+KITTI = Path(__file__).resolve().parents[3] / "shared" / "data" / "kitti_scene_flow"
 
 
 def cloud(count=200, seed=0, extent=(200, 150, 180)):

@@ -9,7 +9,7 @@ import zoo
 from zoo.geometry import Grid
 from zoo.registration import measure
 from zoo.transform import Affine, Transform
-from zoo.view import clouds, figures
+from zoo.view import clouds, surfaces
 from zoo.view.clouds import (
     FIXED,
     LINES,
@@ -237,11 +237,11 @@ def test_polyscope_sees_what_matplotlib_draws(tmp_path):
     frame = clouds._Frame.around(seen)
     scene = frame.scene(seen, np.full_like(seen, 0.2))
     try:
-        (picture,) = figures.polyscope_pictures([scene], "polyscope")
+        (picture,) = surfaces.polyscope_pictures([scene], "polyscope")
     except RuntimeError as error:
         pytest.skip(f"no OpenGL here: {error}")
     rows, columns = np.nonzero(picture.min(axis=-1) < 0.6)
-    reach = figures.REACH * frame.half
+    reach = surfaces.REACH * frame.half
     right = frame.centre[0] + reach * (2 * columns / picture.shape[1] - 1)
     up = frame.centre[1] + reach * (1 - 2 * rows / picture.shape[0])
     ends = [[right.min(), up.min()], [right.max(), up.max()]]
@@ -268,7 +268,7 @@ def test_a_failing_polyscope_falls_back(tmp_path, monkeypatch):
     def failing(scenes):
         raise RuntimeError("no EGL")
 
-    monkeypatch.setattr(figures, "_rendered", failing)
+    monkeypatch.setattr(surfaces, "_rendered", failing)
     pair, _ = shifted(3)
     assert cloud_registration_figure(pair, tmp_path / "figure.png") == "matplotlib"
     with pytest.raises(RuntimeError, match="no EGL"):

@@ -404,7 +404,7 @@ def test_bad_images(array, message):
 
 # Real files
 
-DATA = Path(__file__).parents[2] / "shared/data"
+DATA = Path(__file__).parents[3] / "shared/data"
 
 
 @pytest.mark.data

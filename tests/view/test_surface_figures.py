@@ -5,8 +5,8 @@ import pytest
 import trimesh
 from matplotlib.image import imread
 
-from zoo.view import figures
-from zoo.view.figures import surface_figure
+from zoo.view import surfaces
+from zoo.view.surfaces import surface_figure
 
 BALL = trimesh.creation.icosphere(2)
 
@@ -36,7 +36,7 @@ def test_a_failing_polyscope_falls_back(tmp_path, monkeypatch):
     def failing(scenes):
         raise RuntimeError("no EGL")
 
-    monkeypatch.setattr(figures, "_rendered", failing)
+    monkeypatch.setattr(surfaces, "_rendered", failing)
     assert surface_figure({"ball": BALL}, tmp_path / "ball.png") == "matplotlib"
     with pytest.raises(RuntimeError, match="no EGL"):
         surface_figure({"ball": BALL}, tmp_path / "other.png", renderer="polyscope")
@@ -44,7 +44,7 @@ def test_a_failing_polyscope_falls_back(tmp_path, monkeypatch):
 
 
 def test_a_crashing_renderer_is_reported(tmp_path, monkeypatch):
-    monkeypatch.setattr(figures, "__file__", str(tmp_path / "figures.py"))
+    monkeypatch.setattr(surfaces, "__file__", str(tmp_path / "surfaces.py"))
     (tmp_path / "render.py").write_text("import os; os.abort()")
     assert surface_figure({"ball": BALL}, tmp_path / "ball.png") == "matplotlib"
 
@@ -69,6 +69,6 @@ def test_bad_input(tmp_path, meshes, renderer, message):
 
 
 def test_scenes_hold_finite_unit_boxes():
-    points = figures._unit(np.array([[0, 0, 0], [5.0, 1, 1]]))
+    points = surfaces._unit(np.array([[0, 0, 0], [5.0, 1, 1]]))
     np.testing.assert_allclose(np.ptp(points, axis=0).max(), 2.0)
     np.testing.assert_allclose(points.mean(axis=0), 0.0, atol=1e-12)

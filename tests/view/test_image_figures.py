@@ -6,8 +6,8 @@ from matplotlib.image import imread
 
 from zoo.data.image import Image
 from zoo.geometry import Grid
-from zoo.view import registration
-from zoo.view.registration import (
+from zoo.view import images
+from zoo.view.images import (
     FOLD,
     checkerboard,
     difference,
@@ -34,11 +34,9 @@ def ramp(grid, axis):
 
 def drawn(fixed, moving, moved, displacement=None, determinant=None, axis=-1, landmarks=None):
     """The axes of a figure that is not written, by the first line of their titles."""
-    plane = registration._plane(fixed.grid, axis, None)
+    plane = images._plane(fixed.grid, axis, None)
     landmarks = NO_LANDMARKS | (landmarks or {})
-    figure = registration._draw(
-        fixed, moving, moved, displacement, determinant, plane, None, landmarks
-    )
+    figure = images._draw(fixed, moving, moved, displacement, determinant, plane, None, landmarks)
     return {axes.get_title().split("\n")[0]: axes for axes in figure.axes}
 
 
@@ -168,7 +166,7 @@ def test_pictures_have_their_first_voxel_in_the_upper_left_corner():
 
 
 def test_the_right_slice_is_cut():
-    plane = registration._plane(SPACE, 1, -2)
+    plane = images._plane(SPACE, 1, -2)
     assert (plane.normal, plane.index) == (1, 6)
     volume = image(SPACE)
     np.testing.assert_array_equal(plane.picture(volume.array)[..., 0].T, volume.array[:, 6, :, 0])
@@ -301,7 +299,7 @@ def test_determinants_of_one_sign_are_drawn(tmp_path):
         registration_figure(picture, picture, picture, path, determinant=determinant)
         marked.append(yellow(path))
     # About a whole panel, or nothing.
-    assert marked[0] > 0.9 * (registration.DPI * registration.SIDE) ** 2
+    assert marked[0] > 0.9 * (images.DPI * images.SIDE) ** 2
     assert marked[1] == 0
 
 

@@ -12,7 +12,7 @@ import pytest
 import registry
 from registry import Entry, UnknownName, find, get, register, rename
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)

@@ -195,7 +195,7 @@ def test_lung_keypoints(tmp_path):
         benchmarks.lung_keypoints(tmp_path / "bad.csv")
 
 
-DATA = Path(__file__).parents[2] / "shared/data"
+DATA = Path(__file__).parents[3] / "shared/data"
 
 
 @pytest.mark.data
