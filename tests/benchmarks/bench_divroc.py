@@ -27,7 +27,6 @@ import keras
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from zoo.cloud_descent import SCHEDULES
 from zoo.data.benchmarks import lung_keypoints
 from zoo.data.cloud_benchmarks import kitti_scene_flow
 from zoo.data.pair import Pair
@@ -36,6 +35,7 @@ from zoo.data.vessels import LEVELS, TEST_SEEDS, VALIDATION_SEEDS, vessel_pair
 from zoo.io import written_whole
 from zoo.models.affine import AffineRegistration
 from zoo.models.divroc import DiVRoC
+from zoo.registration.stages import SCHEDULES
 
 TABLES = ("accuracy", "lungs", "streets", "ablation", "peers")
 CPD_POINTS = 2000

@@ -15,11 +15,11 @@ import keras
 import numpy as np
 import pytest
 
-from zoo.cloud_descent import Stage
 from zoo.data.pair import Pair
 from zoo.data.scan import Scan
 from zoo.data.vessels import vessel_case, vessel_pair
 from zoo.models.divroc import DiVRoC
+from zoo.registration.stages import Stage
 from zoo.transform import Transform
 
 QUICK = {"lattice": 16, "pool": 5, "steps": 30}

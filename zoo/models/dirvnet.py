@@ -55,8 +55,8 @@ from zoo.losses import (
 from zoo.ops.correlation import PADDINGS
 from zoo.ops.sampling import compose, warp
 from zoo.ops.splatting import blur
-from zoo.refinement import refine
 from zoo.registration import Registration
+from zoo.registration.refinement import refine
 from zoo.transform import Dense, Transform, Velocity
 
 SIMILARITIES = {

@@ -25,7 +25,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from zoo.cloud_descent import (
+from zoo.data.pair import Pair
+from zoo.data.pairs import RepeatedBatch
+from zoo.data.scan import Scan
+from zoo.geometry import Grid
+from zoo.ops.closest_points import align_clouds
+from zoo.ops.splatting import normalised_splat, to_voxels
+from zoo.registration import Registration
+from zoo.registration.stages import (
     FEW,
     SCHEDULES,
     SQUARINGS,
@@ -38,13 +45,6 @@ from zoo.cloud_descent import (
     displacement,
     plain_stage,
 )
-from zoo.data.pair import Pair
-from zoo.data.pairs import RepeatedBatch
-from zoo.data.scan import Scan
-from zoo.geometry import Grid
-from zoo.ops.closest_points import align_clouds
-from zoo.ops.splatting import normalised_splat, to_voxels
-from zoo.registration import Registration
 from zoo.transform import Affine, Composed, Dense, Inverse, Transform, Velocity
 
 STARTS = ("moments", "affine", "none", "flow")

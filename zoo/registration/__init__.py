@@ -1,0 +1,5 @@
+"""What registrations share: one check of a pair, stages of a training, measures, compositions."""
+
+from zoo.registration.base import Registration as Registration
+from zoo.registration.measure import measure as measure
+from zoo.registration.measure import warped_labels as warped_labels
