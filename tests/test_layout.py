@@ -23,7 +23,7 @@ ALLOWED = {
     "zoo.geometry": "",
     "zoo.ops": "",
     "zoo.layers": "ops",
-    "zoo.losses": "ops",
+    "zoo.losses": "ops layers",
     "zoo.metrics": "ops",
     "zoo.io": "geometry ops",
     "zoo.data": "geometry io ops",

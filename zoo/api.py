@@ -72,8 +72,9 @@ def create(name: str, **config):
     """A new model with random weights, compiled with the optimiser and losses of its paper.
 
     Args:
-        name: of a method, as `find` lists it.
-        **config: arguments of its constructor.
+        name: of a method, as `find` lists it; or several, one after the other, "affine+divroc".
+        **config: arguments of its constructor; of several methods an argument is for all that
+            have it, and `{"divroc.points": 8192}` for one of them.
 
     Returns:
         A `zoo.Model`.
@@ -81,6 +82,8 @@ def create(name: str, **config):
     Raises:
         registry.UnknownName: if there is no such method; the message lists close ones.
     """
+    if "+" in name:
+        return _chained(name, config)
     model = registry.get(name).load()(**config)
     model.compile()
     return model
@@ -91,7 +94,8 @@ def load(source: str | Path, **config):
 
     Args:
         source: a preset ("igr.bunny", or "igr" for the default one), a preset folder,
-            "hf://owner/repository@revision", or a `.keras` file.
+            "hf://owner/repository@revision", or a `.keras` file; or several of them and of
+            methods, one after the other, "affine+dirvnet.brain2d".
         **config: constructor arguments that replace a preset's; the weights must still fit.
 
     Returns:
@@ -101,7 +105,10 @@ def load(source: str | Path, **config):
         pretrained.PresetNotFound: if there is no such preset; the message lists close ones.
         pretrained.IntegrityError: if a file was altered.
     """
-    if str(source).endswith(".keras"):
+    text = str(source)
+    if "+" in text and not text.startswith("hf://") and not Path(text).expanduser().exists():
+        return _chained(text, config)
+    if text.endswith(".keras"):
         if config:
             raise ValueError(f"a .keras file has its configuration; {sorted(config)} must be left.")
         return _load_keras_file(Path(source).expanduser())
@@ -117,6 +124,49 @@ def load(source: str | Path, **config):
     # Fine-tuning goes on with the weights of the loss that the preset was trained with.
     model.compile(loss_weights=preset.manifest.get("loss_weights"))
     return model
+
+
+def _chained(names: str, config: dict):
+    """The methods or presets `a+b+...`, one after the other."""
+    from zoo.registration.chain import Chain
+
+    parts = names.split("+")
+    wanted = [_own_arguments(part, config) for part in parts]
+    unknown = sorted(set(config) - {name for each in wanted for name in each[1]})
+    if unknown:
+        raise TypeError(f"none of {parts} has the arguments {unknown}.")
+    models: list = [None] * len(parts)
+    dims = {}
+    for number, (part, (own, _)) in enumerate(zip(parts, wanted, strict=True)):
+        if is_preset(part):
+            models[number] = load(part, **own)
+            # A method has the dimension of the presets that it goes with.
+            dims = {"dims": models[number].dims}
+    for number, (part, (own, _)) in enumerate(zip(parts, wanted, strict=True)):
+        if models[number] is None:
+            models[number] = create(part, **dims | own)
+    chain = models[0]
+    for model in models[1:]:
+        chain = Chain(chain, model)
+        chain.compile()
+    return chain
+
+
+def _own_arguments(part: str, config: dict) -> tuple[dict, set[str]]:
+    """The arguments of one part of a chain, and the names under which they were given."""
+    import inspect
+
+    own, used = {}, set()
+    known = () if is_preset(part) else inspect.signature(registry.get(part).load()).parameters
+    for name, value in config.items():
+        if name.startswith(f"{part}."):
+            own[name.removeprefix(f"{part}.")] = value
+        elif name in known and f"{part}.{name}" not in config:
+            own[name] = value
+        else:
+            continue
+        used.add(name)
+    return own, used
 
 
 def _load_keras_file(path: Path):

@@ -14,6 +14,15 @@ ENTRIES = (
         paper="Adam on an image pyramid; iterated closest points, Besl and McKay, PAMI 1992",
     ),
     Entry(
+        name="chain",
+        target="zoo.registration.chain:Chain",
+        task="registration",
+        data=("image", "points"),
+        dims=(2, 3),
+        traits=("per-instance", "composition"),
+        summary="One registration, then another for what is left; also written affine+dirvnet.",
+    ),
+    Entry(
         name="dirvnet",
         target="zoo.models.dirvnet:DIRVNet",
         task="registration",

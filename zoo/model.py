@@ -207,21 +207,13 @@ class Model(keras.Model):
             ValueError: if this model's class is not registered.
         """
         import pretrained
-        import registry
-        import zoo.catalogue  # noqa: F401  (declares the built-in entries)
 
         unknown = set(facts) - MANIFEST_FACTS
         if unknown:
             raise TypeError(
                 f"save_preset got {sorted(unknown)}; the facts are {sorted(MANIFEST_FACTS)}."
             )
-        cls = type(self)
-        where = f"{cls.__module__}:{cls.__qualname__}"
-        entry = next((entry for entry in registry.find() if entry.where == where), None)
-        if entry is None:
-            raise ValueError(
-                f"{cls.__name__} is not registered; give it a name with zoo.register first."
-            )
+        entry = self.entry()
         folder = Path(folder).expanduser()
         inputs, outputs = self.signature()
         given = self.golden_inputs()
@@ -247,6 +239,24 @@ class Model(keras.Model):
         }
         preset = pretrained.write(folder, manifest | facts, files, overwrite=overwrite)
         return preset.folder
+
+    @classmethod
+    def entry(cls):
+        """The catalogue's entry of this class.
+
+        Raises:
+            ValueError: if it has none.
+        """
+        import registry
+        import zoo.catalogue  # noqa: F401  (declares the built-in entries)
+
+        where = f"{cls.__module__}:{cls.__qualname__}"
+        entry = next((entry for entry in registry.find() if entry.where == where), None)
+        if entry is None:
+            raise ValueError(
+                f"{cls.__name__} is not registered; give it a name with zoo.register first."
+            )
+        return entry
 
     def get_preset_config(self) -> dict:
         """The constructor arguments without Keras's own (`name`, `trainable`, `dtype`)."""

@@ -570,7 +570,7 @@ def test_keras_file_restores_every_option(tmp_path):
         ({"penalty": "l2"}, "penalty must be one of"),
         ({"unit_loss": "all"}, "unit_loss must be one of"),
         *(
-            ({name: 0}, f"{name} must be a whole number of at least 1, not 0")
+            ({name: 0}, f"{name} must be at least 1, not 0")
             for name in ("channels", "levels", "units", "spacing", "share_units", "passes")
         ),
         ({"dims": 3, "filters": 2}, "filters must be at least 3"),
@@ -590,10 +590,10 @@ def test_pairs_that_do_not_fit(network):
     for pair, message in (
         (Pair(*volumes), "have 3 dimensions and 1 channels.*dims=2 and channels=1"),
         (Pair(*pictures), "have 2 dimensions and 3 channels"),
-        (Pair(rng.uniform(size=(9, 2)), rng.uniform(size=(8, 2))), "these are clouds"),
+        (Pair(rng.uniform(size=(9, 2)), rng.uniform(size=(8, 2))), "not of clouds"),
     ):
         for function in (network.transform, network.predict, network.evaluate, network.fit):
             with pytest.raises(ValueError, match=message):
                 function(pair)
-    with pytest.raises(TypeError, match="pair must be a zoo.Pair, not ndarray"):
+    with pytest.raises(TypeError, match="pair must be a zoo.Pair of images, not ndarray"):
         network.transform(volumes[0])

@@ -13,7 +13,8 @@ from zoo.data.pairs import PairDataset
 from zoo.data.phantoms import phantom_pair
 from zoo.geometry import Grid
 from zoo.losses import Dice, EndpointError, MeanSquaredError, one_hot
-from zoo.models.dirvnet import DIRVNet, Temperature, unit_weights
+from zoo.losses.levels import Temperature, unit_weights
+from zoo.models.dirvnet import DIRVNet
 from zoo.ops.gradients import norm
 from zoo.ops.sampling import warp
 from zoo.ops.splatting import blur

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 from keras import ops
 
+from zoo.layers.activations import PiecewiseLinear, RadialBasis
 from zoo.layers.bspline import bspline_adjoint
 from zoo.layers.fields_of_experts import FieldsOfExperts
 from zoo.ops.derivatives import spatial_gradient
+
+ACTIVATIONS = {"linear": PiecewiseLinear, "rbf": RadialBasis}
 
 
 class VariationalUnit(keras.layers.Layer):
@@ -107,3 +111,101 @@ def descent_filters(differences: bool):
         return kernel + others * keras.initializers.RandomNormal(0.0, spread)(shape, dtype)
 
     return initializer
+
+
+def unrolled_units(
+    *,
+    dims: int,
+    channels: int,
+    features: int,
+    levels: int,
+    units: int,
+    share_units: int,
+    share_levels: bool,
+    spacing: int,
+    step: float | None,
+    momentum: float | None,
+    damping: float | None,
+    smoothness: float,
+    data_kernel: int,
+    smoothness_kernel: int,
+    data_limits: Sequence[float],
+    smoothness_limits: Sequence[float],
+    **experts,
+) -> list[list[VariationalUnit]]:
+    """The units of each level, coarse to fine; those that share are the same object.
+
+    Args:
+        dims, ..., smoothness_limits: see `zoo.models.dirvnet.DIRVNet`.
+        **experts: further arguments of it, for the fields of experts.
+    """
+    made: list[list[VariationalUnit]] = []
+    if damping is not None:
+        # Differences of `dims` components to two neighbours each: else steps overshoot.
+        damping += 4 * dims * smoothness
+    experts |= {"dims": dims, "smoothness": smoothness, "copied": channels + features}
+    for level in range(levels):
+        if level and share_levels:
+            made.append(made[0])
+            continue
+        made.append([])
+        for number in range(units):
+            if number % share_units:
+                made[-1].append(made[-1][-1])
+                continue
+            # The first step of a level has no step before it.
+            alone = number == 0 and (share_units == 1 or units == 1)
+            made[-1].append(
+                VariationalUnit(
+                    _experts(True, data_kernel, data_limits, **experts),
+                    _experts(False, smoothness_kernel, smoothness_limits, **experts),
+                    spacing,
+                    step,
+                    None if alone else momentum,
+                    damping,
+                    name=f"level{level}_unit{number}",
+                )
+            )
+    return made
+
+
+def _experts(
+    data: bool,
+    size: int,
+    limits: Sequence[float],
+    *,
+    dims: int,
+    copied: int,
+    filters: int,
+    smoothness: float,
+    start: str,
+    activation: str,
+    knots: int,
+    extrapolation: str,
+    padding: str,
+    zero_mean: bool,
+    unit_norm: bool,
+    **_,
+) -> FieldsOfExperts:
+    # The first filters copy the residual, or take differences of the displacement.
+    slopes = np.zeros(filters)
+    slopes[: copied if data else dims] = 1.0 if data else smoothness
+    descent = start == "descent"
+    functions = ACTIVATIONS[activation](
+        knots,
+        limits,
+        "linear" if descent else keras.initializers.TruncatedNormal(stddev=0.01),
+        slope=tuple(np.tile(slopes, 1 if data else dims).tolist()),
+        extrapolation=extrapolation,
+    )
+    return FieldsOfExperts(
+        filters,
+        size,
+        functions,
+        descent_filters(not data) if descent else "normal",
+        padding,
+        zero_mean=zero_mean and not data,
+        unit_norm=unit_norm,
+        separate=not data,
+        name="data" if data else "smoothness",
+    )

@@ -13,7 +13,6 @@ centre of the fixed image in units of its half size, so that one step length sui
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -27,13 +26,16 @@ from zoo.data.pair import Pair
 from zoo.data.pairs import RepeatedBatch
 from zoo.data.scan import Scan
 from zoo.geometry import Grid
-from zoo.losses import LNCC, NCC, MutualInformation
+from zoo.losses.tables import SIMILARITIES
+from zoo.ops.arguments import one_of
 from zoo.ops.closest_points import KINDS, align_clouds
 from zoo.ops.sampling import identity_coordinates, sample
 from zoo.registration import Registration
+from zoo.registration.fitting import Training, descend
+from zoo.registration.frame import exact, position, set_position, stored
 from zoo.transform import Affine
 
-LOSSES = {"ncc": NCC, "lncc": LNCC, "mi": MutualInformation}
+LOSSES = ("ncc", "lncc", "mi")
 STARTS = ("auto", "identity", "centres", "moments")
 TURNS = (-40, -20, 0, 20, 40)  # degrees about each axis that "auto" tries
 TRIALS = 3  # of the best turns, how many start a descent
@@ -60,6 +62,7 @@ class AffineRegistration(Registration):
     """
 
     default_loss_weights = {"similarity": 1.0}
+    needs_fit = True
 
     def __init__(
         self,
@@ -72,48 +75,33 @@ class AffineRegistration(Registration):
         trim: float = 0.9,
         **kwargs,
     ):
-        # Coordinates need float32 under any precision policy.
-        super().__init__(autocast=False, **{**kwargs, "dtype": "float32"})
-        for argument, value, known in (
-            ("dims", dims, (2, 3)),
-            ("kind", kind, KINDS),
-            ("loss", loss, tuple(LOSSES)),
-            ("start", start, STARTS),
-        ):
-            if value not in known:
-                raise ValueError(f"{argument} must be one of {known}, not {value!r}.")
+        super().__init__(dims, **kwargs)
+        one_of("kind", kind, KINDS)
+        one_of("loss", loss, LOSSES)
+        one_of("start", start, STARTS)
         if levels < 1 or voxels < 100 or not 0 < trim <= 1:
             raise ValueError(
                 "levels must be at least 1, voxels at least 100 and trim in (0, 1], not "
                 f"{levels}, {voxels} and {trim}."
             )
-        self.dims, self.kind, self.similarity = dims, kind, loss
+        self.kind, self.similarity = kind, loss
         self.levels, self.voxels, self.start, self.trim = levels, voxels, start, trim
         self.generators = _generators(dims, kind)
         count = len(self.generators)
-        self.linear = self._weight((count,), "linear", trainable=True)
-        self.shift = self._weight((dims,), "shift", trainable=True)
+        self.linear = stored(self, "linear", (count,), trainable=True)
+        self.shift = stored(self, "shift", (dims,), trainable=True)
         # The frame of the fixed image, in world units, and the start, which takes its centre to
-        # the target: value and remainder, because float32 is coarse far from the origin.
-        self.start_matrix = self._weight((dims, dims), "start_matrix", initializer="identity")
-        self.target = self._weight((2, dims), "target")
-        self.centre = self._weight((dims,), "centre")
-        self.scale = self._weight((), "scale", initializer="ones")
-        self._warned = False
+        # the target, a position.
+        self.start_matrix = stored(self, "start_matrix", (dims, dims), "identity")
+        self.target = stored(self, "target", (2, dims))
+        self.centre = stored(self, "centre", (dims,))
+        self.scale = stored(self, "scale", (), "ones")
         self.built = True
 
-    def _weight(self, shape, name, initializer="zeros", trainable=False):
-        return self.add_weight(
-            shape=shape, initializer=initializer, dtype="float32", trainable=trainable, name=name
-        )
-
     def get_config(self):
-        names = ("dims", "kind", "levels", "voxels", "start", "trim")
+        names = ("kind", "levels", "voxels", "start", "trim")
         own = {name: getattr(self, name) for name in names} | {"loss": self.similarity}
         return super().get_config() | own
-
-    def build(self, input_shape=None):
-        """Nothing to do: there is one set of parameters, whatever the image."""
 
     # The map and its training
 
@@ -178,56 +166,47 @@ class AffineRegistration(Registration):
         weight = y_pred["overlap"]
         if "fixed_mask" in x:
             weight = weight * ops.cast(x["fixed_mask"], "float32")
-        compare = LOSSES[self.similarity](reduction=None)
+        compare = SIMILARITIES[self.similarity](reduction=None)
         values = compare(x["fixed"], y_pred["moved"], sample_weight=weight)
         return values, ops.mean(ops.reshape(weight, (ops.shape(weight)[0], -1)), axis=1)
 
     def default_optimizer(self):
         return keras.optimizers.Adam(0.02)
 
-    def fit(self, x=None, y=None, *, epochs=10, steps_per_epoch=None, callbacks=None, **kwargs):
-        """Aligns a pair, from the start and whatever was fitted before; other data as in Keras.
-
-        Args:
-            x: a `zoo.Pair`, or a dict or a data set of `fixed` and `moving` arrays.
-            epochs: on the coarsest level, half as many on each finer one; the learning rate, too,
-                is halved with each level and decays over its epochs. A `LearningRateSchedule`
-                stays as it is and begins anew on each level.
-            steps_per_epoch: steps of an epoch, by default 15 for a pair; a level has one batch,
-                the pair.
-            callbacks, **kwargs: of `keras.Model.fit`. Epochs are counted on over the levels, and
-                a callback that stops the training stops all of it.
-
-        For clouds, which are aligned in closed form again and again, `epochs`, `steps_per_epoch`,
-        `callbacks` and all else (such as `verbose`) are ignored. Points outside of their mask do
-        not count, the others of the moving cloud by the pair's `weights`.
-
-        Returns:
-            The Keras `History`, the losses of the levels one after the other; for clouds the mean
-            distances of the last iterations.
+    def check_training(self, x):
+        """Refuses what neither is a pair nor has batches.
 
         Raises:
-            TypeError: for an x that is none of these.
-            ValueError: for a pair of another rank than `dims`, clouds of too few points or too
-                flat for the `kind`, and clouds that only match where one collapses.
+            TypeError: naming what came.
         """
-        if isinstance(callbacks, keras.callbacks.Callback):
-            callbacks = [callbacks]
-        if not isinstance(x, Pair):
-            _check_data(x)
-            if not self.compiled:
-                self.compile()
-            return super().fit(
-                x, y, epochs=epochs, steps_per_epoch=steps_per_epoch, callbacks=callbacks, **kwargs
+        batches = isinstance(x, Iterable) and not hasattr(x, "shape")
+        if not batches or isinstance(x, (Sequence, Scan, Image)):
+            raise TypeError(
+                "x must be a zoo.Pair, or a dict or a data set of 'fixed' and 'moving' arrays, not "
+                f"{type(x).__name__}."
             )
-        self._check_rank(x)
-        if not self.compiled:
-            self.compile()
-        if not x.is_images:
-            return self._fit_clouds(x)
-        return self._fit_images(x, epochs, steps_per_epoch or 15, callbacks or [], **kwargs)
 
-    def _fit_images(self, pair: Pair, epochs, steps, callbacks, initial_epoch=0, **kwargs):
+    def fit_pair(self, pair: Pair, training: Training, epochs, steps_per_epoch=None):
+        """Aligns a pair, from the start and whatever was fitted before.
+
+        Clouds are aligned in closed form again and again: of the arguments of `fit` none has an
+        effect, and the history is of the mean distances. Points outside of their mask do not
+        count, the others of the moving cloud by the pair's `weights`.
+
+        Args:
+            pair: of images or clouds.
+            training: has a stage for each level.
+            epochs: on the coarsest level, half as many on each finer one; the learning rate, too,
+                is halved with each level.
+            steps_per_epoch: 15 by default.
+
+        Raises:
+            ValueError: for clouds of too few points or too flat for the `kind`, and clouds that
+                only match where one collapses.
+        """
+        if not pair.is_images:
+            return self._fit_clouds(pair, training.history)
+        steps = steps_per_epoch or 15
         # Bins need a range without outliers; correlation would be biased by what is clipped.
         limits = (0, 99.5 if self.similarity == "mi" else 100)
         images = {side: getattr(pair, side).normalised(limits) for side in ("fixed", "moving")}
@@ -236,95 +215,20 @@ class AffineRegistration(Registration):
         self._reset()
         levels = [self._level(pair, level) for level in range(self.levels)]
         self._choose_start(pair, *levels[0], steps)
-        callbacks = keras.callbacks.CallbackList(callbacks, model=self)
-        callbacks.on_train_begin()
-        history, numbers, first = {}, [], initial_epoch
-        for level, (batch, grid) in enumerate(levels):
-            batch["to_index"] = self._to_index(grid)[None]
-            done = self._descend(
-                RepeatedBatch(batch, steps),
-                max(epochs // 2**level, 1),
-                0.5**level,
-                first,
-                callbacks=[_PartOfTraining(callbacks)],
-                **kwargs,
-            )
-            for name, values in done.history.items():
-                history.setdefault(name, []).extend(values)
-            numbers += done.epoch
-            first = numbers[-1] + 1
-            if self.stop_training:
-                break
-        callbacks.on_train_end()
-        done.history, done.epoch = history, numbers
-        return done
+        with training:
+            for level, (batch, grid) in enumerate(levels):
+                batch["to_index"] = self._to_index(grid)[None]
+                count = max(epochs // 2**level, 1)
+                training.stage(self, RepeatedBatch(batch, steps), count, rate=0.5**level)
 
-    def _descend(self, batches, epochs: int, slowed: float, first=0, callbacks=(), **kwargs):
-        """Trains on one level, from the present parameters and a fresh state of the optimiser."""
-        optimizer = self.optimizer
-        fresh = type(optimizer).from_config(optimizer.get_config())
-        for each in (optimizer, fresh):
-            if not each.built:
-                each.build(self.trainable_variables)
-        for variable, value in zip(optimizer.variables, fresh.variables, strict=True):
-            variable.assign(value)
-        rate = float(ops.convert_to_numpy(optimizer.learning_rate))
-        try:
-            optimizer.learning_rate = rate
-            callbacks = [*callbacks, _Decay(rate * slowed, epochs * len(batches))]
-        except (TypeError, AttributeError):  # A schedule cannot be set, and is its own decay.
-            rate = None
-        try:
-            return super().fit(
-                batches, epochs=first + epochs, initial_epoch=first, callbacks=callbacks, **kwargs
-            )
-        finally:
-            if rate is not None:
-                optimizer.learning_rate = rate
-
-    def transform(self, pair: Pair) -> Affine:
-        """The alignment in world units; its `fixed_grid` is the pair's.
-
-        A model that was neither fitted nor loaded is the identity, and warns of that once.
-
-        Raises:
-            TypeError: for anything but a pair.
-            ValueError: for a pair of another rank than `dims`.
-        """
-        if not isinstance(pair, Pair):
-            raise TypeError(f"pair must be a zoo.Pair, not {type(pair).__name__}.")
-        self._check_rank(pair)
-        if not self._warned and self._is_untouched():
-            self._warned = True
-            warnings.warn(
-                f"{self.name!r} has not been fitted: its transform is the identity. Call "
-                "fit(pair) first.",
-                UserWarning,
-                stacklevel=2,
-            )
-        start, target, centre, shift = map(
-            _array, (self.start_matrix, self.target, self.centre, self.shift)
-        )
+    def map_of(self, pair: Pair) -> Affine:
+        """The alignment in world units; its `fixed_grid` is the pair's."""
+        start, centre, shift = map(exact, (self.start_matrix, self.centre, self.shift))
         # x -> start(centre + scale (linear (x - centre) / scale + shift))
-        linear = scipy.linalg.expm(np.tensordot(_array(self.linear), self.generators, 1))
+        linear = scipy.linalg.expm(np.tensordot(exact(self.linear), self.generators, 1))
         matrix = start @ linear
-        offset = target.sum(axis=0) + start @ (_array(self.scale) * shift) - matrix @ centre
+        offset = position(self.target) + start @ (exact(self.scale) * shift) - matrix @ centre
         return Affine(matrix, offset, pair.fixed.grid if pair.is_images else None)
-
-    def _check_rank(self, pair: Pair):
-        if pair.rank != self.dims:
-            raise ValueError(
-                f"x: the pair has {pair.rank} dimensions, this model dims={self.dims}."
-            )
-
-    def _is_untouched(self) -> bool:
-        """Whether all parameters are what they were at first."""
-        zeros = (self.linear, self.shift, self.target, self.centre)
-        return (
-            not any(_array(variable).any() for variable in zeros)
-            and bool((_array(self.start_matrix) == np.eye(self.dims)).all())
-            and float(_array(self.scale)) == 1.0
-        )
 
     # One pair of images
 
@@ -333,8 +237,8 @@ class AffineRegistration(Registration):
         voxels = self.voxels / 2 ** (self.dims * (self.levels - 1 - level))
         grids = {side: _at_most(getattr(pair, side).grid, voxels) for side in ("fixed", "moving")}
         frame = grids["fixed"].matrix[:-1]
-        frame[:, -1] -= _array(self.centre)
-        batch = {"to_frame": (frame / _array(self.scale)).astype(np.float32)[None]}
+        frame[:, -1] -= exact(self.centre)
+        batch = {"to_frame": (frame / exact(self.scale)).astype(np.float32)[None]}
         for side, grid in grids.items():
             image, mask = getattr(pair, side), getattr(pair, f"{side}_mask")
             batch[side] = image.resample(grid, antialias=True).array[None]
@@ -346,8 +250,8 @@ class AffineRegistration(Registration):
     def _to_index(self, grid: Grid) -> np.ndarray:
         """`[dims, dims + 1]`: from normalised fixed coordinates through the start to an index."""
         corners = np.concatenate([np.zeros((1, self.dims)), np.eye(self.dims)])
-        world = corners * _array(self.scale) @ _array(self.start_matrix).T
-        index = grid.to_index(world + _array(self.target).sum(axis=0))
+        world = corners * exact(self.scale) @ exact(self.start_matrix).T
+        index = grid.to_index(world + position(self.target))
         return np.concatenate([(index[1:] - index[0]).T, index[:1].T], axis=1).astype(np.float32)
 
     def _choose_start(self, pair: Pair, batch: dict, grid: Grid, steps: int):
@@ -388,7 +292,7 @@ class AffineRegistration(Registration):
             self._set_start(*start)
             self._reset()
             batch["to_index"] = self._to_index(grid)[None]
-            self._descend(RepeatedBatch(batch, steps), 2, 1.0, verbose=0)
+            descend(self, RepeatedBatch(batch, steps), 2)
             (value,), (share,) = self._scores(batch)
             tried.append((value if share >= enough else np.inf, start))
         self._reset()
@@ -403,10 +307,8 @@ class AffineRegistration(Registration):
 
     def _set_start(self, matrix: np.ndarray, offset: np.ndarray):
         """The start `x -> matrix x + offset`; the frame must be set before."""
-        target = matrix @ _array(self.centre) + offset
-        value = target.astype(np.float32)
         self.start_matrix.assign(matrix)
-        self.target.assign(np.stack([value, target - value]).astype(np.float32))
+        set_position(self.target, matrix @ exact(self.centre) + offset)
 
     def _reset(self):
         self.linear.assign(np.zeros(self.linear.shape))
@@ -414,7 +316,7 @@ class AffineRegistration(Registration):
 
     # One pair of clouds
 
-    def _fit_clouds(self, pair: Pair) -> keras.callbacks.History:
+    def _fit_clouds(self, pair: Pair, history: keras.callbacks.History):
         fixed, _ = pair.counting("fixed")
         moving, weights = pair.counting("moving")
         turns = self.start in ("auto", "moments")
@@ -426,23 +328,14 @@ class AffineRegistration(Registration):
         self._reset()
         self._set_frame(fixed.mean(axis=0), 1.0)
         self._set_start(pull, -pull @ offset)
-        history = keras.callbacks.History()
-        history.set_model(self)
         history.history = {"loss": errors, "similarity": errors}
         history.epoch = list(range(len(errors)))
-        return history
 
     # What the zoo asks of a method
 
     def signature(self):
-        image = {"shape": [None, *[None] * self.dims, 1], "dtype": "float32", "unit": "any"}
-        field = {"shape": [None, *[None] * self.dims, self.dims], "dtype": "float32"}
-        outputs = {
-            "moved": image,
-            "displacement": field | {"unit": "voxels"},
-            "overlap": image | {"unit": "1"},
-        }
-        return {"fixed": image, "moving": image}, outputs
+        inputs, outputs = super().signature()
+        return inputs, outputs | {"overlap": inputs["fixed"] | {"unit": "1"}}
 
     @classmethod
     def example(cls):
@@ -464,38 +357,6 @@ class AffineRegistration(Registration):
             "fit": {"steps_per_epoch": 3},
             "inputs": inputs,
         }
-
-    def golden_inputs(self):
-        fixed = np.random.default_rng(0).uniform(size=(1, *[8] * self.dims, 1))
-        return {"fixed": fixed.astype(np.float32), "moving": fixed[:, ::-1].astype(np.float32)}
-
-
-class _PartOfTraining(keras.callbacks.Callback):
-    """Tells callbacks of one level what happens, but not that training begins or ends."""
-
-    def __init__(self, callbacks: keras.callbacks.CallbackList):
-        super().__init__()
-        self.callbacks = callbacks
-        for name in ("epoch", "train_batch", "test_batch", "test"):
-            for end in ("begin", "end"):
-                setattr(self, f"on_{name}_{end}", getattr(callbacks, f"on_{name}_{end}"))
-
-    def set_params(self, params):
-        super().set_params(params)
-        self.callbacks.set_params(params)
-
-
-class _Decay(keras.callbacks.Callback):
-    """Lets the learning rate fall along a quarter of a cosine over the steps of a level."""
-
-    def __init__(self, rate: float, steps: int):
-        super().__init__()
-        self.rate, self.steps, self.done = rate, steps, 0
-
-    def on_train_batch_begin(self, batch, logs=None):
-        progress = min(self.done / self.steps, 1.0)
-        self.model.optimizer.learning_rate = self.rate * np.cos(0.49 * np.pi * progress)
-        self.done += 1
 
 
 def _generators(dims: int, kind: str) -> np.ndarray:
@@ -522,20 +383,6 @@ def _exponential(weights, generators: np.ndarray):
     for _ in range(6):
         result = ops.matmul(result, result)
     return result
-
-
-def _array(variable) -> np.ndarray:
-    return ops.convert_to_numpy(variable).astype(np.float64)
-
-
-def _check_data(x):
-    """Raises a TypeError for what neither is a pair nor has batches."""
-    batches = isinstance(x, Iterable) and not hasattr(x, "shape")
-    if not batches or isinstance(x, (Sequence, Scan, Image)):
-        raise TypeError(
-            "x must be a zoo.Pair, or a dict or a data set of 'fixed' and 'moving' arrays, not "
-            f"{type(x).__name__}."
-        )
 
 
 def _at_most(grid: Grid, voxels: float) -> Grid:

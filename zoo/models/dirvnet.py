@@ -21,8 +21,6 @@ of Hammernik et al. (MRM 2018, arXiv:1704.00447) and Vishnevskiy et al. (arXiv:1
 
 from __future__ import annotations
 
-import hashlib
-import math
 import types
 from collections.abc import Sequence
 
@@ -31,76 +29,41 @@ import numpy as np
 from keras import ops
 
 from zoo.data.chessboard import ChessboardPairs
-from zoo.data.pair import LazyPairs, Pair
-from zoo.data.pairs import PairDataset
-from zoo.layers.activations import EXTRAPOLATIONS, PiecewiseLinear, RadialBasis
+from zoo.data.pair import Pair
+from zoo.layers.activations import EXTRAPOLATIONS
 from zoo.layers.bspline import bspline_expand, control_shape
-from zoo.layers.fields_of_experts import FieldsOfExperts
 from zoo.layers.integration import ScalingAndSquaring
-from zoo.layers.pyramid import downsample_displacement, image_pyramid, upsample_displacement
-from zoo.layers.variational_unit import VariationalUnit, descent_filters
-from zoo.losses import (
-    LNCC,
-    MIND,
-    NCC,
-    Bending,
-    Dice,
-    Diffusion,
-    EndpointError,
-    MeanSquaredError,
-    MutualInformation,
-    TotalVariation,
-    one_hot,
-)
+from zoo.layers.intensities import INTENSITIES, comparable, locally_normalised
+from zoo.layers.pyramid import image_pyramid, upsample_displacement
+from zoo.layers.variational_unit import ACTIVATIONS, unrolled_units
+from zoo.losses.levels import LevelLosses, label_loss
+from zoo.losses.tables import PENALTIES, SIMILARITIES
+from zoo.ops.arguments import at_least, increasing, label_values, not_negative, one_of, positive
 from zoo.ops.correlation import PADDINGS
 from zoo.ops.sampling import compose, warp
-from zoo.ops.splatting import blur
 from zoo.registration import Registration
+from zoo.registration.fitting import Training
 from zoo.registration.refinement import refine
 from zoo.transform import Dense, Transform, Velocity
 
-SIMILARITIES = {
-    "mse": MeanSquaredError,
-    "ncc": NCC,
-    "lncc": LNCC,
-    "mi": MutualInformation,
-    "mind": MIND,
-}
-PENALTIES = {"diffusion": Diffusion, "bending": Bending, "tv": TotalVariation}
-ACTIVATIONS = {"linear": PiecewiseLinear, "rbf": RadialBasis}
 CHOICES = {
     "dims": (2, 3),
     "start": ("descent", "random"),
     "activation": tuple(ACTIVATIONS),
     "extrapolation": EXTRAPOLATIONS,
     "padding": PADDINGS,
-    "intensities": ("pair", "image", "standard", "local", "none"),
+    "intensities": INTENSITIES,
     "similarity": tuple(SIMILARITIES),
     "penalty": tuple(PENALTIES),
     "unit_loss": ("last", "exponential"),
 }
-LEAST = {
-    "channels": 1,
-    "levels": 1,
-    "units": 1,
-    "filters": 1,
-    "data_kernel": 1,
-    "smoothness_kernel": 2,  # differences need two taps
-    "spacing": 1,
-    "share_units": 1,
-    "knots": 2,
-    "features": 0,
-    "passes": 1,
-}
+LEAST = dict.fromkeys(("channels", "levels", "units", "filters", "data_kernel", "spacing"), 1)
+# Differences need two taps.
+LEAST |= {"share_units": 1, "passes": 1, "smoothness_kernel": 2, "knots": 2, "features": 0}
 SQUARINGS = 6
-KEPT = 4  # pairs whose refinement is remembered
-NEIGHBOURHOOD = 3.0  # standard deviation, in voxels of a level
 # The arguments with which a network is the one that the authors train by default.
-AUTHORS = {
+AUTHORS = dict.fromkeys(("momentum", "damping", "step"), None) | {
     "levels": 1,
-    "momentum": None,
-    "damping": None,
-    "step": None,
     "start": "random",
     "smoothness_limits": (-1.0, 1.0),
     "extrapolation": "constant",
@@ -163,13 +126,15 @@ class DIRVNet(Registration):
         mixed: use similarity and smoothness also where the displacement is known.
         level_weights: of the loss of each level, coarse to fine; None weights all alike.
         unit_loss: which units of a level the loss sees: the "last", or all with "exponential"
-            weights `exp(-(units - 1 - t) T)`; see `Temperature`.
+            weights `exp(-(units - 1 - t) T)`; see `zoo.losses.levels.Temperature`.
 
     Raises:
         ValueError: for arguments out of range.
     """
 
-    prepare_options = ("batch_size", "shape", "align", "shuffle", "seed", "steps_per_epoch")
+    takes = ("images",)
+    pair_epochs = 80  # of one step each
+    pair_options = ("learning_rate",)
     default_loss_weights = {
         "displacement": 1.0,
         "similarity": 1.0,
@@ -215,12 +180,12 @@ class DIRVNet(Registration):
         **kwargs,
     ):
         given = {key: value for key, value in locals().items() if key not in NOT_OPTIONS}
-        # Coordinates and small differences need float32 under any precision policy.
-        super().__init__(autocast=False, **{**kwargs, "dtype": "float32"})
+        super().__init__(dims, **kwargs)
         _check(given)
         for name in ("data_limits", "smoothness_limits", "labels", "level_weights"):
             given[name] = None if given[name] is None else tuple(given[name])
         self.options = types.SimpleNamespace(**given)
+        self.channels, self.similarity = channels, similarity
         self.extractor = None
         if features:
             conv = keras.layers.Conv2D if dims == 2 else keras.layers.Conv3D
@@ -233,76 +198,17 @@ class DIRVNet(Registration):
                 ],
                 name="extractor",
             )
-        self.units = self._units()
+        self.units = unrolled_units(**vars(self.options))
         self.integrate = ScalingAndSquaring(SQUARINGS)
         self.temperature = None
         if unit_loss == "exponential":
             self.temperature = self.add_weight(
                 name="temperature", shape=(), initializer="zeros", trainable=False
             )
-        self._refined: dict[bytes, np.ndarray] = {}
         self.build()
 
     def get_config(self):
         return super().get_config() | vars(self.options)
-
-    def _units(self) -> list[list[VariationalUnit]]:
-        """The units of each level, coarse to fine; those that share are the same object."""
-        options, levels, damping = self.options, [], self.options.damping
-        if damping is not None:
-            # Differences of `dims` components to two neighbours each: else steps overshoot.
-            damping += 4 * options.dims * options.smoothness
-        for level in range(options.levels):
-            if level and options.share_levels:
-                levels.append(levels[0])
-                continue
-            units = []
-            for number in range(options.units):
-                if number % options.share_units:
-                    units.append(units[-1])
-                    continue
-                # The first step of a level has no step before it.
-                alone = number == 0 and (options.share_units == 1 or options.units == 1)
-                units.append(
-                    VariationalUnit(
-                        self._experts(options.data_kernel, options.data_limits, True),
-                        self._experts(options.smoothness_kernel, options.smoothness_limits, False),
-                        options.spacing,
-                        options.step,
-                        None if alone else options.momentum,
-                        damping,
-                        name=f"level{level}_unit{number}",
-                    )
-                )
-            levels.append(units)
-        return levels
-
-    def _experts(self, size: int, limits: tuple, data: bool) -> FieldsOfExperts:
-        options = self.options
-        # The first filters copy the residual, or take differences of the displacement.
-        first = options.channels + options.features if data else options.dims
-        slopes = np.zeros(options.filters)
-        slopes[:first] = 1.0 if data else options.smoothness
-        descent = options.start == "descent"
-        banks = 1 if data else options.dims
-        functions = ACTIVATIONS[options.activation](
-            options.knots,
-            limits,
-            "linear" if descent else keras.initializers.TruncatedNormal(stddev=0.01),
-            slope=tuple(np.tile(slopes, banks).tolist()),
-            extrapolation=options.extrapolation,
-        )
-        return FieldsOfExperts(
-            options.filters,
-            size,
-            functions,
-            descent_filters(not data) if descent else "normal",
-            options.padding,
-            zero_mean=options.zero_mean and not data,
-            unit_norm=options.unit_norm,
-            separate=not data,
-            name="data" if data else "smoothness",
-        )
 
     def build(self, input_shape=None):
         """Builds the units; the size of the images does not matter."""
@@ -362,7 +268,7 @@ class DIRVNet(Registration):
         options, trace, control = self.options, [], None
         pyramids = [image_pyramid(image, options.levels) for image in (fixed, moving)]
         if options.intensities == "local":
-            pyramids = [[_locally_normalised(image) for image in levels] for levels in pyramids]
+            pyramids = [[locally_normalised(image) for image in levels] for levels in pyramids]
         for units, fixed, moving in zip(self.units, *map(reversed, pyramids), strict=True):
             shape = ops.shape(fixed)[1:-1]
             points = control_shape(shape, options.spacing, order=1)
@@ -378,12 +284,9 @@ class DIRVNet(Registration):
                 control, previous = unit(control, previous, moved, fixed), control
                 field, displacement = self._dense(control, shape)
                 moved = warp(moving, displacement)
-                for key, value in (
-                    ("moved", moved),
-                    ("fields", field),
-                    ("displacements", displacement),
-                ):
-                    level[key].append(value)
+                level["moved"].append(moved)
+                level["fields"].append(field)
+                level["displacements"].append(displacement)
             trace.append(level)
         return trace
 
@@ -398,7 +301,7 @@ class DIRVNet(Registration):
         both = compose(displacement, further)
         axes = tuple(range(1, self.options.dims + 2))
         if self.options.intensities == "local":
-            fixed, moving = _locally_normalised(fixed), _locally_normalised(moving)
+            fixed, moving = locally_normalised(fixed), locally_normalised(moving)
         before, after = (
             ops.std(fixed - warp(moving, field), axis=axes, keepdims=True)
             for field in (displacement, both)
@@ -407,23 +310,7 @@ class DIRVNet(Registration):
 
     def _matched(self, fixed, moving) -> tuple:
         """The images as they are compared: normalised, with their features."""
-        axes, mode = tuple(range(1, self.options.dims + 2)), self.options.intensities
-        images = [fixed, moving]
-        if mode in ("standard", "local"):
-            images = [
-                (image - ops.mean(image, axes, keepdims=True))
-                / ops.maximum(ops.std(image, axes, keepdims=True), 1e-8)
-                for image in images
-            ]
-        elif mode != "none":
-            low = [ops.min(image, axes, keepdims=True) for image in images]
-            high = [ops.max(image, axes, keepdims=True) for image in images]
-            if mode == "pair":
-                low, high = [ops.minimum(*low)] * 2, [ops.maximum(*high)] * 2
-            images = [
-                (image - least) / ops.maximum(most - least, 1e-8)
-                for image, least, most in zip(images, low, high, strict=True)
-            ]
+        images = comparable(fixed, moving, self.options.intensities)
         if self.extractor is not None:
             images = [ops.concatenate([image, self.extractor(image)], -1) for image in images]
         return tuple(images)
@@ -432,7 +319,7 @@ class DIRVNet(Registration):
         """The images at full resolution as the finest level sees them."""
         images = self._matched(fixed, moving)
         if self.options.intensities == "local":
-            images = tuple(map(_locally_normalised, images))
+            images = tuple(map(locally_normalised, images))
         return images
 
     # What training minimises
@@ -455,57 +342,24 @@ class DIRVNet(Registration):
             displacement = y_pred["displacement"]
             moved = warp(moving, displacement)
             trace = [{"fixed": fixed, "moved": [moved], "displacements": [displacement]}]
-        masks = [None] * len(trace)
-        if "fixed_mask" in x:
-            masks = [mask[..., 0] for mask in image_pyramid(x["fixed_mask"], len(trace))]
-        inside = None
-        if "moving_mask" in x:
-            inside = image_pyramid(x["moving_mask"], len(trace))
-
-        def counts(level, k, t):
-            """The weights of the similarity: both masks, where there are any."""
-            if inside is None:
-                return masks[k]
-            there = ops.stop_gradient(warp(inside[k], level["displacements"][t]))[..., 0]
-            return there if masks[k] is None else masks[k] * there
-
+        levels = LevelLosses(
+            trace,
+            x.get("fixed_mask"),
+            x.get("moving_mask"),
+            options.level_weights if len(trace) > 1 else None,
+            self.temperature,
+        )
         terms = {}
         if y is not None and weights["displacement"]:
-            known = [ops.cast(y, "float32")]
-            for _ in trace[1:]:
-                known.append(downsample_displacement(known[-1]))
-            error, root = EndpointError(), math.sqrt(options.dims)
-            terms["displacement"] = self._over_levels(
-                trace,
-                lambda level, k, t: (
-                    2**k / root * error(known[k], level["displacements"][t], masks[k])
-                ),
-            )
+            terms["displacement"] = levels.displacement(ops.cast(y, "float32"))
         if y is None or options.mixed:
             if weights["similarity"]:
-                similar, kept = SIMILARITIES[options.similarity](), options.channels
-                terms["similarity"] = self._over_levels(
-                    trace,
-                    lambda level, k, t: similar(
-                        level["fixed"][..., :kept],
-                        level["moved"][t][..., :kept],
-                        counts(level, k, t),
-                    ),
-                )
+                loss = SIMILARITIES[options.similarity]()
+                terms["similarity"] = levels.similarity(loss, options.channels)
             if weights["smoothness"]:
-                rough = PENALTIES[options.penalty]()
-                terms["smoothness"] = self._over_levels(
-                    trace, lambda level, k, t: rough(level["displacements"][t])
-                )
+                terms["smoothness"] = levels.smoothness(PENALTIES[options.penalty]())
         if weights["labels"] and {"fixed_labels", "moving_labels"} <= set(x):
-            if options.labels is None:
-                raise ValueError("labels must name the label values that count to learn from them.")
-            fixed, moving = (
-                one_hot(ops.cast(x[f"{side}_labels"], "int32"), options.labels)
-                for side in ("fixed", "moving")
-            )
-            moved = warp(moving, y_pred["displacement"])
-            terms["labels"] = Dice(background=True)(fixed, moved)
+            terms["labels"] = label_loss(x, y_pred["displacement"], options.labels)
         if not terms:
             raise ValueError(
                 "the loss has no terms: the data bring neither displacements nor labels with a "
@@ -513,164 +367,63 @@ class DIRVNet(Registration):
             )
         return terms
 
-    def _over_levels(self, trace, measure):
-        """Weighted mean of `measure(level, halvings, unit)` over levels and units."""
-        weights = self.options.level_weights if len(trace) > 1 else None
-        weights = weights or (1.0,) * len(trace)
-        total = 0.0
-        for k, (level, weight) in enumerate(zip(trace[::-1], weights[::-1], strict=True)):
-            count = len(level["displacements"])
-            if self.temperature is None:
-                value = measure(level, k, -1)
-            else:
-                shares = unit_weights(count, self.temperature)
-                values = ops.stack([measure(level, k, t) for t in range(count)])
-                value = ops.sum(shares * values) / ops.sum(shares)
-            total = total + weight * value
-        return total / sum(weights)
-
     # One pair
 
-    def fit(self, x=None, y=None, *, epochs: int | None = None, callbacks=None, **kwargs):
-        """Trains as Keras does; given a single pair, refines what the network finds for it.
+    def fit_pair(self, pair: Pair, training: Training, epochs, learning_rate: float = 0.1):
+        """Refines what the network finds for a pair, and leaves the network as it is.
 
-        The refinement leaves the network as it is. It starts from the network's displacement, or
-        from what an earlier call has found for this pair, and changes control points by Adam, half
-        of the steps on the level of half the size and half at full size, to minimise the
-        `similarity` and the weighted `smoothness`. `transform`, `predict` and `evaluate` then use
-        the result for this pair, until `forget()`, other weights, or refinements of four more
-        pairs. It is not stored with the model; `Transform.save` keeps it.
+        The refinement starts from the network's displacement, or from what an earlier call has
+        found for this pair, and changes control points by Adam, half of the steps on the level of
+        half the size and half at full size, to minimise the `similarity` and the weighted
+        `smoothness`. `transform`, `predict` and `evaluate` then use the result for this pair,
+        until `forget()`, other weights, or refinements of four more pairs. It is not stored with
+        the model; `Transform.save` keeps it.
 
         Args:
-            x: pairs, a data set or arrays as Keras takes them; or a single `zoo.Pair`.
-            y: the displacements, with arrays.
-            epochs: by default 1; for a pair 80, one step each.
-            callbacks: of Keras; for a pair they see two trainings one after the other.
-            **kwargs: of `zoo.Model.fit`; for a pair `learning_rate` (of the control points, 0.1
-                voxels by default) and `verbose`.
-
-        Returns:
-            The Keras `History`.
-
-        Raises:
-            TypeError: for other arguments with a pair.
-            ValueError: for a pair that does not fit the model.
+            pair: of images.
+            training: has a stage for either level.
+            epochs: steps in all.
+            learning_rate: of the control points, in voxels.
         """
-        if not isinstance(x, Pair):
-            return super().fit(
-                x, y, epochs=1 if epochs is None else epochs, callbacks=callbacks, **kwargs
-            )
-        if y is not None:
-            raise TypeError("y must be left out with a pair, which brings all it needs.")
-        self._check_pair(x)
-        if epochs is not None and epochs < 1:
-            raise ValueError(f"epochs must be at least 1, not {epochs}.")
-        if not self.compiled:
-            self.compile()
-        return self._refine(x, 80 if epochs is None else epochs, callbacks, **kwargs)
-
-    def _refine(self, pair, epochs, callbacks, **kwargs):
         options, arrays = self.options, pair.arrays()
         images = self._compared(arrays["fixed"], arrays["moving"])
-        batch = {
-            side: image[..., : options.channels]
-            for side, image in zip(("fixed", "moving"), images, strict=True)
-        }
-        batch |= {key: arrays[key] for key in ("fixed_mask", "moving_mask") if key in arrays}
-        displacement, history = refine(
-            batch,
-            self.transform(pair).displacement()[None],
-            options.spacing,
-            SIMILARITIES[options.similarity](),
-            PENALTIES[options.penalty](),
-            self.loss_weights["smoothness"],
-            epochs,
-            callbacks=callbacks,
-            jit_compile=self.jit_compile,
-            **kwargs,
-        )
-        key = _fingerprint(pair)
-        self._refined.pop(key, None)
-        if len(self._refined) == KEPT:
-            del self._refined[next(iter(self._refined))]
-        self._refined[key] = displacement[0]
-        return history
+        fixed, moving = (image[..., : options.channels] for image in images)
+        masks = {key: arrays[key] for key in ("fixed_mask", "moving_mask") if key in arrays}
+        with training:
+            displacement = refine(
+                training,
+                {"fixed": fixed, "moving": moving} | masks,
+                self.transform(pair).displacement()[None],
+                options.spacing,
+                SIMILARITIES[options.similarity](),
+                PENALTIES[options.penalty](),
+                self.loss_weights["smoothness"],
+                epochs,
+                learning_rate,
+                self.jit_compile,
+            )
+        self.found.keep(pair, Dense(displacement[0], pair.fixed.grid))
 
-    def forget(self):
-        """Drops what `fit(pair)` has found; `transform` is the network's own again."""
-        self._refined.clear()
+    def map_of(self, pair: Pair) -> Transform:
+        """What the network finds: a `Dense`, or with `velocity` a `Velocity`, on the fixed grid.
 
-    def load_weights(self, *args, **kwargs):
-        """As in Keras; what `fit(pair)` found from other weights is dropped."""
-        super().load_weights(*args, **kwargs)
-        self._refined.clear()
+        The moving image is sampled on the fixed grid, so images of different frames need an
+        alignment first, see `zoo.Pair.aligned`.
+        """
+        if not self.options.velocity:
+            return super().map_of(pair)
+        return Velocity(self._outputs(pair)["velocity"][0], pair.fixed.grid, steps=SQUARINGS)
 
     # What the zoo asks of a method
 
     def default_optimizer(self):
         return keras.optimizers.Adam(1e-3, global_clipnorm=1.0)
 
-    def prepare(self, data, validation: bool = False, **options):
-        """Pairs as batches; options are those of `zoo.data.pairs.PairDataset`.
-
-        `steps_per_epoch` is its `steps`.
-        """
-        if not isinstance(data, Pair | LazyPairs):
-            return data
-        self._check_pair(data[0] if isinstance(data, LazyPairs) else data)
-        steps = options.pop("steps_per_epoch", None)
-        if validation:
-            steps, options = None, options | {"shuffle": False}
-        return PairDataset(data, steps=steps, **options)
-
-    def transform(self, pair: Pair) -> Transform:
-        """The transform from fixed to moving space, by the network or by what `fit(pair)` found.
-
-        Args:
-            pair: of images with this model's rank and channels. The moving image is sampled on
-                the fixed grid, so images of different frames need an alignment first, see
-                `zoo.Pair.aligned`.
-
-        Returns:
-            A `zoo.transform.Dense` on the fixed grid; for a network with `velocity` that was not
-            fitted to the pair a `zoo.transform.Velocity`, whose inverse integrates backwards.
-
-        Raises:
-            TypeError: for anything but a pair.
-            ValueError: for clouds, or a pair of another rank or other channels.
-        """
-        self._check_pair(pair)
-        grid = pair.fixed.grid
-        found = self._refined.get(_fingerprint(pair))
-        if found is not None:
-            return Dense(found, grid)
-        arrays = pair.arrays()
-        outputs = super().predict({side: arrays[side] for side in ("fixed", "moving")}, verbose=0)
-        if self.options.velocity:
-            return Velocity(outputs["velocity"][0], grid, steps=SQUARINGS)
-        return Dense(outputs["displacement"][0], grid)
-
-    def _check_pair(self, pair):
-        options = self.options
-        if not isinstance(pair, Pair):
-            raise TypeError(f"pair must be a zoo.Pair, not {type(pair).__name__}.")
-        if not pair.is_images:
-            raise ValueError("pair: DIRV-Net registers images, and these are clouds.")
-        if (pair.rank, pair.fixed.channels) != (options.dims, options.channels):
-            raise ValueError(
-                f"pair: the images have {pair.rank} dimensions and {pair.fixed.channels} channels, "
-                f"this model dims={options.dims} and channels={options.channels}."
-            )
-
     def signature(self):
-        options = self.options
-        axes = [None, *[None] * options.dims]
-        image = {"shape": [*axes, options.channels], "dtype": "float32", "unit": "any"}
-        field = {"shape": [*axes, options.dims], "dtype": "float32", "unit": "voxels"}
-        outputs = {"moved": image, "displacement": field}
-        if options.velocity:
-            outputs["velocity"] = field
-        return {"fixed": image, "moving": image}, outputs
+        inputs, outputs = super().signature()
+        if self.options.velocity:
+            outputs["velocity"] = outputs["displacement"]
+        return inputs, outputs
 
     @classmethod
     def example(cls):
@@ -687,52 +440,12 @@ class DIRVNet(Registration):
             "inputs": [images, *inputs],
         }
 
-    def golden_inputs(self):
-        options = self.options
-        data = ChessboardPairs((24,) * options.dims, batch_size=1, steps=1, magnitude=1.0)
-        images, _ = data[0]
-        return {side: np.repeat(array, options.channels, axis=-1) for side, array in images.items()}
-
-
-def unit_weights(units: int, temperature):
-    """`exp(-(units - 1 - t) T)` of each unit t, `[units]`: 0 weights all alike, 2 the last."""
-    return ops.exp(-ops.arange(units - 1, -1, -1, dtype="float32") * temperature)
-
-
-class Temperature(keras.callbacks.Callback):
-    """Raises the temperature of `unit_loss="exponential"` with the steps of the optimiser.
-
-    All units count alike at first and the last most in the end (Vishnevskiy et al.,
-    arXiv:1906.05528).
-
-    Args:
-        start: temperature of the first step.
-        increment: added after every step.
-        maximum: where it stays.
-    """
-
-    def __init__(self, start: float = 0.0, increment: float = 1e-4, maximum: float = 2.0):
-        super().__init__()
-        self.start, self.increment, self.maximum = start, increment, maximum
-
-    def on_train_begin(self, logs=None):
-        if getattr(self.model, "temperature", None) is None:
-            raise ValueError("Temperature needs a model with unit_loss='exponential'.")
-
-    def on_train_batch_begin(self, batch, logs=None):
-        # Counted by the optimiser, so that resumed training goes on where it stopped.
-        steps = float(ops.convert_to_numpy(self.model.optimizer.iterations))
-        self.model.temperature.assign(min(self.start + self.increment * steps, self.maximum))
-
 
 def _check(given: dict):
     for name, known in CHOICES.items():
-        if given[name] not in known:
-            raise ValueError(f"{name} must be one of {known}, not {given[name]!r}.")
+        one_of(name, given[name], known)
     for name, least in LEAST.items():
-        value = given[name]
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}.")
+        at_least(name, given[name], least)
     least = max(given["dims"], given["channels"] + given["features"])
     if given["filters"] < least:
         raise ValueError(
@@ -740,55 +453,28 @@ def _check(given: dict):
             f"{given['filters']}."
         )
     for name in ("momentum", "damping", "step"):
-        if given[name] is not None and not given[name] > 0:
-            raise ValueError(f"{name} must be positive, or None to go without, not {given[name]}.")
-    if given["smoothness"] < 0:
-        raise ValueError(f"smoothness must not be negative, but is {given['smoothness']}.")
+        positive(name, given[name], optional=True)
+    not_negative("smoothness", given["smoothness"])
     for name in ("data_limits", "smoothness_limits"):
-        low_high = given[name]
-        if not isinstance(low_high, Sequence) or len(low_high) != 2 or low_high[0] >= low_high[1]:
-            raise ValueError(f"{name} must be two increasing numbers, not {low_high!r}.")
-    labels = given["labels"]
-    if labels is not None:
-        if np.ndim(labels) != 1 or not np.size(labels) or np.asarray(labels).dtype.kind not in "iu":
-            raise ValueError(f"labels must list at least one label value, not {labels!r}.")
-        given["labels"] = tuple(int(label) for label in labels)
-    weights = given["level_weights"]
+        increasing(name, given[name])
+    if given["labels"] is not None:
+        given["labels"] = label_values("labels", given["labels"])
+    weights, levels = given["level_weights"], given["levels"]
     if weights is not None and (
         not isinstance(weights, Sequence)
-        or len(weights) != given["levels"]
+        or len(weights) != levels
         or min(weights) < 0
         or not any(weights)
     ):
         raise ValueError(
-            f"level_weights must hold {given['levels']} numbers, coarse to fine, none negative and "
-            f"not all zero, not {weights!r}."
+            f"level_weights must hold {levels} numbers, coarse to fine, none negative and not all "
+            f"zero, not {weights!r}."
         )
     if given["velocity"] and given["passes"] > 1:
         raise ValueError("passes must be 1 with velocity=True: a composition has no velocity.")
-
-
-def _locally_normalised(image):
-    """Deviation from the mean around each voxel, over the standard deviation there."""
-    deviation = image - blur(image, NEIGHBOURHOOD)
-    variance = blur(ops.square(deviation), NEIGHBOURHOOD)
-    axes = tuple(range(1, len(image.shape)))
-    # Noise of flat regions must not count like structure.
-    floor = 0.1 * ops.mean(variance, axis=axes, keepdims=True) + 1e-8
-    return deviation / ops.sqrt(variance + floor)
 
 
 def _finer(control, points):
     """Control points of the next level: the old ones and their midpoints, twice as many voxels."""
     twice = upsample_displacement(control, tuple(2 * n for n in ops.shape(control)[1:-1]))
     return twice[(slice(None), *(slice(0, n) for n in points))]
-
-
-def _fingerprint(pair: Pair) -> bytes:
-    """Tells pairs apart by what is registered: intensities and where they are."""
-    digest = hashlib.blake2b(digest_size=16)
-    for image in (pair.fixed, pair.moving):
-        digest.update(repr(image.array.shape).encode())
-        digest.update(np.ascontiguousarray(image.array))
-        digest.update(image.grid.matrix.tobytes())
-    return digest.digest()

@@ -67,6 +67,38 @@ def not_negative(name: str, value: Any, optional: bool = False) -> Any:
     return value
 
 
+def increasing(name: str, value: Any) -> Any:
+    """Checks that an argument is two increasing numbers, and returns it.
+
+    Raises:
+        ValueError: for any other.
+    """
+    try:
+        low, high = value
+        good = _is_number(low) and _is_number(high) and low < high
+    except (TypeError, ValueError):
+        good = False
+    if not good:
+        raise ValueError(f"{name} must be two increasing numbers, not {value!r}.")
+    return value
+
+
+def label_values(name: str, value: Any) -> tuple[int, ...]:
+    """Checks that an argument lists values of labels, and returns them.
+
+    Raises:
+        ValueError: for an empty list, or what are no whole numbers.
+    """
+    try:
+        values = tuple(value)
+        good = bool(values) and all(_is_number(each, whole=True) for each in values)
+    except TypeError:
+        good = False
+    if not good:
+        raise ValueError(f"{name} must list at least one label value, not {value!r}.")
+    return tuple(int(each) for each in values)
+
+
 def _is_number(value: Any, whole: bool = False) -> bool:
     if isinstance(value, bool):
         return False

@@ -11,10 +11,13 @@ from keras import ops
 from zoo.data.pairs import RepeatedBatch
 from zoo.layers.bspline import bspline_expand, control_shape
 from zoo.layers.pyramid import downsample_displacement, image_pyramid, upsample_displacement
+from zoo.losses.tables import both_masks
 from zoo.ops.sampling import warp
+from zoo.registration.fitting import Training, half_cosine
 
 
 def refine(
+    training: Training,
     batch: dict,
     displacement,
     spacing: int,
@@ -23,40 +26,36 @@ def refine(
     weight: float,
     epochs: int,
     learning_rate: float = 0.1,
-    callbacks=None,
-    verbose="auto",
     jit_compile: bool = False,
-) -> tuple[np.ndarray, keras.callbacks.History]:
+) -> np.ndarray:
     """Improves a displacement for one pair: first on images of half the size, then in full.
 
     Args:
+        training: which gets a stage for either level; it must have been entered.
         batch: `fixed` and `moving`, `[1, *spatial, channels]`, and perhaps their masks.
         displacement: where to start, `[1, *spatial, rank]` in voxels.
         spacing, similarity, penalty, weight: see `Refinement`.
         epochs: steps, half of them on either level.
         learning_rate: of Adam, in voxels; it falls along a cosine to a tenth.
-        callbacks, verbose, jit_compile: of Keras; the callbacks see two trainings.
+        jit_compile: of Keras.
 
     Returns:
-        The displacement, float32, and the history of both levels.
+        The displacement, float32.
     """
-    history = None
     for halvings, steps in ((1, epochs // 2), (0, epochs - epochs // 2)):
+        if not steps:
+            continue
         level = {key: image_pyramid(value, 2)[halvings] for key, value in batch.items()}
         start = downsample_displacement(displacement) if halvings else displacement
         model = Refinement(start, spacing, similarity, penalty, weight)
-        decay = keras.optimizers.schedules.CosineDecay(learning_rate, max(steps, 1), 0.1)
-        model.compile(keras.optimizers.Adam(decay), jit_compile=jit_compile)
-        done = model.fit(RepeatedBatch(level), epochs=steps, callbacks=callbacks, verbose=verbose)
+        model.compile(keras.optimizers.Adam(learning_rate), jit_compile=jit_compile)
+        training.stage(model, RepeatedBatch(level), steps, decay=half_cosine(0.1), kept=False)
         # Only the correction comes from the coarse level, so the start keeps its detail.
         correction = model(level)["displacement"] - start
         if halvings:
             correction = upsample_displacement(correction, displacement.shape[1:-1])
-            history = done
         displacement = ops.convert_to_numpy(displacement + correction)
-    history.history["loss"] = history.history.get("loss", []) + done.history["loss"]
-    history.epoch = list(range(len(history.history["loss"])))
-    return displacement, history
+    return displacement
 
 
 class Refinement(keras.Model):
@@ -93,10 +92,8 @@ class Refinement(keras.Model):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The similarity inside the masks, if there are any, and the weighted penalty."""
-        mask = x["fixed_mask"][..., 0] if "fixed_mask" in x else None
-        if "moving_mask" in x:
-            inside = ops.stop_gradient(warp(x["moving_mask"], y_pred["displacement"]))[..., 0]
-            mask = inside if mask is None else mask * inside
+        found = y_pred["displacement"]
+        mask = both_masks(x.get("fixed_mask"), x.get("moving_mask"), found)
         return self.similarity(x["fixed"], y_pred["moved"], mask) + self.weight * self.penalty(
-            y_pred["displacement"]
+            found
         )

@@ -1,0 +1,53 @@
+"""Smooth displacements on a lattice over the box [-1, 1]: parameters, averaged, interpolated."""
+
+from __future__ import annotations
+
+import numpy as np
+from keras import ops
+
+from zoo.layers.integration import ScalingAndSquaring
+from zoo.ops.sampling import sample
+from zoo.ops.splatting import to_voxels
+
+SQUARINGS = 6
+
+
+def smoothed_lattice(control, pool: int, velocity: bool = False):
+    """The displacement of parameters on a lattice: twice their mean over `pool` neighbours.
+
+    Args:
+        control: tensor `[1, *lattice, rank]`, the same number of points along each axis.
+        pool: neighbours over which parameters are averaged, twice; fewer at the border.
+        velocity: the mean is a stationary velocity, to be integrated.
+
+    Returns:
+        Tensor of the same shape, in units of half the box.
+    """
+    size = control.shape[1]
+    matrix = _pooling(size, pool)
+    letters = "xyz"[: control.shape[-1]]
+    for axis in letters:
+        rest = letters.replace(axis, "n")
+        control = ops.einsum(f"n{axis},b{letters}c->b{rest}c", matrix, control)
+    if not velocity:
+        return control
+    unit = size / 2
+    return ScalingAndSquaring(SQUARINGS)(control * unit) / unit
+
+
+def displacement_at(field, points):
+    """The displacement `[1, n, rank]` of points in the box; beyond it that of the border.
+
+    Args:
+        field: tensor `[1, *lattice, rank]`.
+        points: tensor `[1, n, rank]`, in units of half the box and from its centre.
+    """
+    return sample(field, to_voxels(points, field.shape[1:-1]))
+
+
+def _pooling(size: int, width: int) -> np.ndarray:
+    """Two means over `width` neighbours each, fewer at the border, as a matrix."""
+    place = np.arange(size)
+    near = (np.abs(place[:, None] - place) <= width // 2).astype(np.float64)
+    once = near / near.sum(axis=1, keepdims=True)
+    return (once @ once).astype(np.float32)
