@@ -8,8 +8,9 @@ are LPS millimetres (world units of the clouds for points); `a @ b` is the map `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from zoo.data.image import Image
 from zoo.geometry import Grid
 
 TRANSFORM_SUFFIXES = (".tfm", ".h5")
-FEW = 100_000  # below, scipy interpolates; above, a compiled kernel is worth its compilation
+COMPILED_FROM = 100_000  # points; fewer are not worth the compilation, and scipy interpolates
+SLAB = 2**19  # voxels of a large grid that are pulled at a time
 
 
 class Transform:
@@ -30,9 +32,76 @@ class Transform:
         """Carries points `[n, rank]` of the fixed space to the moving space."""
         raise NotImplementedError
 
-    def move(self, points) -> np.ndarray:
-        """Carries points `[n, rank]` of the moving space (landmarks, meshes) to the fixed space."""
-        raise NotImplementedError
+    def move(self, points, iterations: int = 50, tolerance: float | None = None) -> np.ndarray:
+        """Carries points `[n, rank]` of the moving space (landmarks, meshes) to the fixed space.
+
+        Unless a transform knows better, this inverts `pull` by iteration, in double precision;
+        `inverse_error` tells what is left. First by fixed-point steps; points that these do not
+        bring home, because the map stretches or shears much around them, are solved for by Newton
+        steps, as many again.
+
+        Where the map folds there is no unique inverse and the iteration may not settle.
+
+        Args:
+            points: where.
+            iterations: of either kind, at most.
+            tolerance: how far from its point the pull of a result may end, in world units; default
+                1e-5 of the spacing of `fixed_grid`, and without one 1e-6 of the extent of the
+                points and where they are pulled to.
+        """
+        points = _points(points, None if self.fixed_grid is None else self.fixed_grid.rank)
+        pulled = self.pull(points)
+        scale = self._scale(points, pulled)
+        tolerance = 1e-5 * scale if tolerance is None else tolerance
+        guess = 2 * points - pulled
+
+        def descended(points, guess, direction):
+            return self._descended(points, guess, iterations, tolerance, direction)
+
+        guess, open_ = descended(points, guess, lambda _, error: error)
+        if open_.any():
+            newton = partial(self._newton, half=0.05 * scale)
+            guess[open_], _ = descended(points[open_], guess[open_], newton)
+        return guess
+
+    def _scale(self, points, pulled) -> float:
+        """A length over which `pull` is nearly linear."""
+        if self.fixed_grid is not None:
+            return float(self.fixed_grid.spacing.min())
+        if not len(points):
+            return 1.0
+        both = np.concatenate([points, pulled])
+        rounding = np.finfo(np.float64).eps * np.abs(both).max()
+        return max(0.1 * float(np.ptp(both, axis=0).max()), 1e6 * float(rounding), 1e-12)
+
+    def _descended(self, points, guess, iterations: int, tolerance: float, direction: Callable):
+        """Guesses that `pull` brings closer to the points, and which of them are not there yet."""
+        step = 1.0
+        error = points - self.pull(guess)
+        size = np.linalg.norm(error, axis=1, keepdims=True)
+        for _ in range(iterations):
+            if size.max(initial=0.0) < tolerance:
+                break
+            trial = guess + step * direction(guess, error)
+            trial_error = points - self.pull(trial)
+            trial_size = np.linalg.norm(trial_error, axis=1, keepdims=True)
+            # A point whose residual grew stays where it was and tries a shorter step.
+            better = trial_size < size
+            step = np.where(better, np.minimum(1.0, 1.2 * step), 0.5 * step)
+            guess = np.where(better, trial, guess)
+            error = np.where(better, trial_error, error)
+            size = np.where(better, trial_size, size)
+        return guess, size[:, 0] >= tolerance
+
+    def _newton(self, guess, error, half: float):
+        """The step that would end at the point if `pull` were linear."""
+        sides = half * np.eye(guess.shape[1])
+        columns = [(self.pull(guess + e) - self.pull(guess - e)) / (2 * half) for e in sides]
+        jacobian = np.stack(columns, axis=-1)
+        # Singular only where the map folds: such a point takes a fixed-point step.
+        solvable = np.abs(np.linalg.det(jacobian)) > 1e-6
+        jacobian[~solvable] = np.eye(guess.shape[1])
+        return np.linalg.solve(jacobian, error[..., None])[..., 0]
 
     def inverse(self) -> Transform:
         """The transform that pulls where this one moves."""
@@ -61,10 +130,7 @@ class Transform:
         Raises:
             ValueError: without a grid.
         """
-        grid = self._grid(grid)
-        world = grid.coordinates()
-        moved = self.pull(world.reshape(-1, grid.rank)).reshape(world.shape)
-        return grid.vectors_to_index(moved - world).astype(np.float32)
+        return Sampled(self, self._grid(grid)).displacement
 
     def jacobian_determinant(self, grid: Grid | None = None) -> np.ndarray:
         """Local change of volume of `pull` on a grid, not positive where the map folds.
@@ -75,12 +141,7 @@ class Transform:
         Returns:
             float32 `[*spatial]`.
         """
-        from keras import ops
-
-        from zoo.ops.derivatives import jacobian_determinant
-
-        field = self.displacement(grid)[None]
-        return ops.convert_to_numpy(jacobian_determinant(field))[0]
+        return Sampled(self, self._grid(grid)).jacobian_determinant
 
     def warp(
         self,
@@ -107,21 +168,7 @@ class Transform:
                 f"image must be a zoo.Image, not {type(image).__name__}; points are carried by "
                 "pull and move."
             )
-        if order not in ("linear", "nearest"):
-            raise ValueError(f"order must be 'linear' or 'nearest', not {order!r}.")
-        grid = self._grid(grid)
-        if outside is None:
-            outside = 0.0 if order == "nearest" else float(image.array.min())
-        if image.rank != grid.rank:
-            raise ValueError(
-                f"image has rank {image.rank}, the fixed grid rank {grid.rank}; they must agree."
-            )
-        world = self.pull(grid.coordinates().reshape(-1, grid.rank))
-        indices = image.grid.to_index(world)
-        values = _interpolate(image.array, indices, order)
-        beyond = (indices < -0.5) | (indices > np.asarray(image.shape) - 0.5)
-        values[beyond.any(axis=1)] = outside
-        return Image(values.reshape(*grid.shape, -1), grid, name=image.name)
+        return Sampled(self, self._grid(grid), image.grid).warp(image, order, outside)
 
     def save(self, path: str | Path, grid: Grid | None = None) -> None:
         """Writes the transform; the file appears complete or not at all.
@@ -180,11 +227,103 @@ class Transform:
             raise ValueError("grid: this transform has no grid of its own; give one.")
         return grid
 
+    def _field(self, grid: Grid) -> np.ndarray | None:
+        """The displacement on a grid in voxels, where it is known without pulling."""
+        return None
+
     def _parts(self) -> Sequence[Transform]:
         return (self,)
 
     def _itk(self, grid: Grid | None):
         return "field", (self.displacement(grid), self._grid(grid))
+
+
+class Sampled:
+    """A transform on a grid of the fixed space: pulled once, whatever is then asked of it.
+
+    Large grids are pulled slab by slab, so that nothing of their size is kept in double precision.
+
+    Args:
+        transform: what pulls.
+        grid: in the fixed space.
+        source: the grid of the images that `warp` takes, in the moving space; without it there is
+            only the displacement.
+    """
+
+    def __init__(self, transform: Transform, grid: Grid, source: Grid | None = None):
+        self.transform, self.grid, self.source = transform, grid, source
+
+    @cached_property
+    def displacement(self) -> np.ndarray:
+        """See `Transform.displacement`."""
+        field = self.transform._field(self.grid)
+        return self._pulled[0] if field is None else field
+
+    @cached_property
+    def jacobian_determinant(self) -> np.ndarray:
+        """See `Transform.jacobian_determinant`."""
+        from keras import ops
+
+        from zoo.ops.derivatives import jacobian_determinant
+
+        return ops.convert_to_numpy(jacobian_determinant(self.displacement[None]))[0]
+
+    @property
+    def inside(self) -> np.ndarray:
+        """Where the source reaches, bool `[*spatial]`."""
+        return ~self._pulled[2].reshape(self.grid.shape)
+
+    def warp(self, image: Image, order: str = "linear", outside: float | None = None) -> Image:
+        """See `Transform.warp`.
+
+        Raises:
+            ValueError: for an image that does not lie on the source, or an unknown order.
+        """
+        if order not in ("linear", "nearest"):
+            raise ValueError(f"order must be 'linear' or 'nearest', not {order!r}.")
+        if image.rank != self.grid.rank:
+            raise ValueError(
+                f"image has rank {image.rank}, the fixed grid rank {self.grid.rank}; they must "
+                "agree."
+            )
+        if image.grid != self.source:
+            raise ValueError("image must lie on the grid that was given as source.")
+        if outside is None:
+            outside = 0.0 if order == "nearest" else float(image.array.min())
+        _, indices, beyond = self._pulled
+        values = _interpolate(image.array, indices, order)
+        values[beyond] = outside
+        return Image(values.reshape(*self.grid.shape, -1), self.grid, name=image.name)
+
+    @cached_property
+    def _pulled(self):
+        """The displacement, and `[voxels, rank]` indices into the source and which it lacks.
+
+        The displacement is None where the transform knows it, the others are without a source.
+        """
+        grid, source = self.grid, self.source
+        count = math.prod(grid.shape)
+        known = self.transform._field(grid)
+        displacement = None if known is not None else np.empty((count, grid.rank), np.float32)
+        indices = beyond = None
+        if source is not None:
+            # What scipy interpolates is left in double precision, as it computes.
+            kind = np.float64 if count < COMPILED_FROM else np.float32
+            indices, beyond = np.empty((count, grid.rank), kind), np.empty(count, bool)
+            last = np.asarray(source.shape) - 0.5
+        for part, world in _slabs(grid):
+            if known is None:
+                pulled = self.transform.pull(world)
+                displacement[part] = grid.vectors_to_index(pulled - world)
+            else:
+                pulled = world + grid.vectors_to_world(known.reshape(-1, grid.rank)[part])
+            if source is not None:
+                index = source.to_index(pulled)
+                indices[part] = index
+                beyond[part] = ((index < -0.5) | (index > last)).any(axis=1)
+        if displacement is not None:
+            displacement = displacement.reshape(*grid.shape, grid.rank)
+        return displacement, indices, beyond
 
 
 class Affine(Transform):
@@ -267,57 +406,8 @@ class Dense(Transform):
         shift = _interpolate(self.field, self.fixed_grid.to_index(points), "linear")
         return points + self.fixed_grid.vectors_to_world(shift.astype(np.float64))
 
-    def move(self, points, iterations: int = 50):
-        """The inverse by iteration, in double precision; `inverse_error` tells what is left.
-
-        First by fixed-point steps; points that these do not bring home, because the map stretches
-        or shears much around them, are solved for by Newton steps, as many again.
-
-        Where the map folds there is no unique inverse and the iteration may not settle.
-        """
-        points = _points(points, self.fixed_grid.rank)
-        guess = 2 * points - self.pull(points)
-        guess, open_ = self._descended(points, guess, iterations, lambda _, error: error)
-        if open_.any():
-            found, _ = self._descended(points[open_], guess[open_], iterations, self._newton)
-            guess[open_] = found
-        return guess
-
-    def _descended(self, points, guess, iterations: int, direction):
-        """Guesses that `pull` brings closer to the points, and which of them are not there yet."""
-        tolerance = 1e-5 * self.fixed_grid.spacing.min()
-        step = 1.0
-        error = points - self.pull(guess)
-        size = np.linalg.norm(error, axis=1, keepdims=True)
-        for _ in range(iterations):
-            if size.max(initial=0.0) < tolerance:
-                break
-            trial = guess + step * direction(guess, error)
-            trial_error = points - self.pull(trial)
-            trial_size = np.linalg.norm(trial_error, axis=1, keepdims=True)
-            # A point whose residual grew stays where it was and tries a shorter step.
-            better = trial_size < size
-            step = np.where(better, np.minimum(1.0, 1.2 * step), 0.5 * step)
-            guess = np.where(better, trial, guess)
-            error = np.where(better, trial_error, error)
-            size = np.where(better, trial_size, size)
-        return guess, size[:, 0] >= tolerance
-
-    def _newton(self, guess, error):
-        """The step that would end at the point if `pull` were linear."""
-        half = 0.05 * self.fixed_grid.spacing.min()
-        sides = half * np.eye(guess.shape[1])
-        columns = [(self.pull(guess + e) - self.pull(guess - e)) / (2 * half) for e in sides]
-        jacobian = np.stack(columns, axis=-1)
-        # Singular only where the map folds: such a point takes a fixed-point step.
-        solvable = np.abs(np.linalg.det(jacobian)) > 1e-6
-        jacobian[~solvable] = np.eye(guess.shape[1])
-        return np.linalg.solve(jacobian, error[..., None])[..., 0]
-
-    def displacement(self, grid: Grid | None = None):
-        if grid is None or grid == self.fixed_grid:
-            return self.field
-        return super().displacement(grid)
+    def _field(self, grid):
+        return self.field if grid == self.fixed_grid else None
 
 
 class Velocity(Transform):
@@ -357,8 +447,8 @@ class Velocity(Transform):
     def inverse(self) -> Velocity:
         return Velocity(-self.velocity, self.fixed_grid, self.steps)
 
-    def displacement(self, grid: Grid | None = None):
-        return self._forward.displacement(grid)
+    def _field(self, grid):
+        return self._forward._field(grid)
 
 
 class Composed(Transform):
@@ -395,6 +485,57 @@ class Composed(Transform):
         return f"Composed({', '.join(map(repr, self.parts))})"
 
 
+class Mapped(Transform):
+    """Two functions as a transform, such as a network's; the second may be missing.
+
+    Args:
+        pull: takes points `[n, rank]` of the fixed space, float64, to as many of the moving space.
+        move: the other way round; None inverts `pull` by iteration.
+        fixed_grid: the fixed image's grid, if there is one.
+        rank: 2 or 3; default that of the grid.
+
+    Raises:
+        ValueError: without a rank, or for one that is not the grid's.
+        TypeError: for what cannot be called.
+    """
+
+    def __init__(
+        self,
+        pull: Callable[[np.ndarray], np.ndarray],
+        move: Callable[[np.ndarray], np.ndarray] | None = None,
+        fixed_grid: Grid | None = None,
+        rank: int | None = None,
+    ):
+        for argument, function in (("pull", pull), ("move", move)):
+            if not (callable(function) or (argument == "move" and function is None)):
+                raise TypeError(
+                    f"{argument} must be a function of points, not {type(function).__name__}."
+                )
+        if fixed_grid is not None and rank in (None, fixed_grid.rank):
+            rank = fixed_grid.rank
+        elif fixed_grid is not None or rank not in (2, 3):
+            raise ValueError(f"rank must be 2 or 3, and that of fixed_grid, not {rank}.")
+        self.functions, self.fixed_grid, self.rank = (pull, move), fixed_grid, rank
+
+    def pull(self, points):
+        return self._applied("pull", self.functions[0], points)
+
+    def move(self, points, iterations: int = 50, tolerance: float | None = None):
+        if self.functions[1] is None:
+            return super().move(_points(points, self.rank), iterations, tolerance)
+        return self._applied("move", self.functions[1], points)
+
+    def _applied(self, name: str, function: Callable, points) -> np.ndarray:
+        points = _points(points, self.rank)
+        carried = np.asarray(function(points), dtype=np.float64)
+        if carried.shape != points.shape:
+            raise ValueError(
+                f"{name} must return points of the shape {points.shape} that it is given, not "
+                f"{carried.shape}."
+            )
+        return carried
+
+
 class Inverse(Transform):
     """Another transform the other way round; `inverse_error` tells how far it is from exact."""
 
@@ -411,20 +552,38 @@ class Inverse(Transform):
         return self.of
 
 
-def _points(points, rank: int) -> np.ndarray:
+def _slabs(grid: Grid) -> Iterator[tuple[slice, np.ndarray]]:
+    """World positions `[n, rank]` of the voxels of a grid, and where they stand among all."""
+    layer = math.prod(grid.shape[1:])
+    thick = max(SLAB // layer, 1)
+    if thick >= grid.shape[0]:
+        yield slice(None), grid.coordinates().reshape(-1, grid.rank)
+        return
+    for first in range(0, grid.shape[0], thick):
+        count = min(thick, grid.shape[0] - first)
+        start = [first] + [0] * (grid.rank - 1)
+        slab = grid.window(start, (count, *grid.shape[1:]))
+        part = slice(first * layer, (first + count) * layer)
+        yield part, slab.coordinates().reshape(-1, grid.rank)
+
+
+def _points(points, rank: int | None) -> np.ndarray:
+    """float64 `[n, rank]`; None is a rank of 2 or 3."""
+    ranks = (2, 3) if rank is None else (rank,)
+    wanted = f"[n, {' or '.join(map(str, ranks))}]"
     if hasattr(points, "points"):
         raise TypeError(
-            f"points must be an array [n, {rank}], not a {type(points).__name__}; give its .points."
+            f"points must be an array {wanted}, not a {type(points).__name__}; give its .points."
         )
     points = np.asarray(points, dtype=np.float64)
-    if points.ndim != 2 or points.shape[1] != rank:
-        raise ValueError(f"points must have the shape [n, {rank}], not {points.shape}.")
+    if points.ndim != 2 or points.shape[1] not in ranks:
+        raise ValueError(f"points must have the shape {wanted}, not {points.shape}.")
     return points
 
 
 def _interpolate(array: np.ndarray, indices: np.ndarray, order: str) -> np.ndarray:
     """Values `[n, channels]` of an array `[*spatial, channels]` at indices `[n, rank]`."""
-    if len(indices) < FEW:
+    if len(indices) < COMPILED_FROM:
         from scipy.ndimage import map_coordinates
 
         degree = {"linear": 1, "nearest": 0}[order]
