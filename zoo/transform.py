@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from zoo.data.image import Image
-from zoo.geometry import Grid
+from zoo.geometry import Grid, transformed
 
 TRANSFORM_SUFFIXES = (".tfm", ".h5")
-COMPILED_FROM = 100_000  # points; fewer are not worth the compilation, and scipy interpolates
+COMPILED_FROM = 100_000  # points; scipy interpolates fewer, which are not worth a compilation
+PADDED = 2**16  # points; compiled kernels take multiples of so many
 SLAB = 2**19  # voxels of a large grid that are pulled at a time
 
 
@@ -357,7 +358,9 @@ class Affine(Transform):
         return cls(np.eye(rank), np.zeros(rank), fixed_grid)
 
     def pull(self, points):
-        return _points(points, len(self.offset)) @ self.matrix.T + self.offset
+        pulled = transformed(_points(points, len(self.offset)), self.matrix)
+        pulled += self.offset
+        return pulled
 
     def move(self, points):
         return np.linalg.solve(self.matrix, (_points(points, len(self.offset)) - self.offset).T).T
@@ -594,5 +597,8 @@ def _interpolate(array: np.ndarray, indices: np.ndarray, order: str) -> np.ndarr
 
     from zoo.ops.sampling import sample
 
-    values = sample(array[None], indices[None].astype(np.float32), order=order)
-    return np.array(ops.convert_to_numpy(values)[0])
+    # Kernels are compiled for every size; a few sizes serve many numbers of points.
+    count = len(indices)
+    indices = np.pad(indices.astype(np.float32, copy=False), ((0, -count % PADDED), (0, 0)))
+    values = sample(array[None], indices[None], order=order)
+    return np.array(ops.convert_to_numpy(values)[0, :count])
