@@ -154,13 +154,15 @@ class Grid:
 
     def coordinates(self) -> np.ndarray:
         """World positions of all voxels, float64 `[*shape, rank]`: 8 x rank bytes a voxel."""
-        position = np.zeros((*self.shape, self.rank))
-        position += self.origin
-        # One axis at a time, in place: no second array of this size.
-        for axis, size in enumerate(self.shape):
-            along = [size if k == axis else 1 for k in range(self.rank)]
-            steps = np.arange(size, dtype=np.float64).reshape(*along, 1)
-            position += steps * (self.direction[:, axis] * self.spacing[axis])
+        position = np.empty((*self.shape, self.rank))
+        steps = self.direction * self.spacing
+        for component, start in enumerate(self.origin):
+            along = np.full((1,) * self.rank, start)
+            # Axes of the array that are axes of the world cost no sum over all voxels.
+            for axis in np.flatnonzero(steps[component]):
+                sides = [self.shape[axis] if k == axis else 1 for k in range(self.rank)]
+                along = along + np.arange(self.shape[axis]).reshape(sides) * steps[component, axis]
+            position[..., component] = along
         return position
 
     def index_map(self, other: Grid) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from zoo.geometry import Grid, transformed
 TRANSFORM_SUFFIXES = (".tfm", ".h5")
 COMPILED_FROM = 100_000  # points; scipy interpolates fewer, which are not worth a compilation
 PADDED = 2**16  # points; compiled kernels take multiples of so many
+LEFT_OUT, BOX_MARGIN = 1e-3, 1.15  # share of points at each end of an axis; box over the others
 SLAB = 2**19  # voxels of a large grid that are pulled at a time
 
 
@@ -568,6 +570,156 @@ def _slabs(grid: Grid) -> Iterator[tuple[slice, np.ndarray]]:
         slab = grid.window(start, (count, *grid.shape[1:]))
         part = slice(first * layer, (first + count) * layer)
         yield part, slab.coordinates().reshape(-1, grid.rank)
+
+
+def scattered(
+    points, vectors, weights=None, lattice: int = 48, passes: int = 3, smallest: float = 0.1
+) -> Transform:
+    """A smooth transform through vectors that are known at scattered points, such as a flow.
+
+    `move(points)` is close to `points + vectors`, `pull` its inverse. The vectors are split into
+    their affine part of least squares and a rest, which becomes a field on a lattice around the
+    points, by normalised splats: the first of them smooths, each further one adds what those before
+    it left, at a finer scale. Where the map would fold, the field is smoothed until it does not:
+    vectors that contradict their neighbours are not followed. Beyond the lattice the affine part
+    goes on, and the rest as at the border.
+
+    Args:
+        points: `[n, rank]` of the moving space, in world units.
+        vectors: `[n, rank]`, where they lead from there.
+        weights: `[n]` of the points, not negative; default all the same.
+        lattice: nodes along the longest side of the box around the points.
+        passes: splats. One averages over four nodes and more; many follow noise as well.
+        smallest: the determinant of the Jacobian of the field is nowhere smaller.
+
+    Raises:
+        ValueError: for arrays that do not fit, values that are not finite, or numbers out of range.
+    """
+    points, vectors, weights = _known(points, vectors, weights)
+    if lattice < 4 or passes < 1 or not 0 < smallest < 1:
+        raise ValueError(
+            "lattice must be at least 4, passes at least 1 and smallest in (0, 1), not "
+            f"{lattice}, {passes} and {smallest}."
+        )
+    matrix, offset = _linear_part(points, points + vectors, weights)
+    placed = points @ matrix.T + offset
+    rest = points + vectors - placed
+    align = Affine(matrix, offset).inverse()
+    grid = _lattice_around(placed, lattice)
+    # What rounding left of an affine map needs no field.
+    if grid is None or np.abs(rest).max() < 1e-9 * np.abs(np.stack([placed, points])).max():
+        return align
+    field = _splatted(grid, placed, rest, weights, passes)
+    # The field leads from moving to fixed space; it is the inverse that pulls.
+    bend = Inverse(Dense(_unfolded(field, smallest), grid))
+    bend.fixed_grid = grid
+    return Composed([align, bend])
+
+
+def _known(points, vectors, weights) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    points = _points(points, None)
+    vectors = np.asarray(vectors, dtype=np.float64)
+    weights = np.ones(len(points)) if weights is None else np.asarray(weights, dtype=np.float64)
+    for argument, array, shape in (
+        ("vectors", vectors, points.shape),
+        ("weights", weights, points.shape[:1]),
+    ):
+        if array.shape != shape:
+            raise ValueError(
+                f"{argument} must have the shape {shape}, as points have {points.shape}, not "
+                f"{array.shape}."
+            )
+    if not len(points):
+        raise ValueError("points must hold at least one point.")
+    for argument, array in (("points", points), ("vectors", vectors), ("weights", weights)):
+        if not np.isfinite(array).all():
+            raise ValueError(f"{argument} must be finite; they hold NaN or infinite values.")
+    if weights.min() < 0 or not weights.any():
+        raise ValueError("weights must not be negative, and not all zero.")
+    return points, vectors, weights / weights.max()
+
+
+def _linear_part(points, moved, weights) -> tuple[np.ndarray, np.ndarray]:
+    """The affine map of least squares; the identity and a shift where it is undetermined."""
+    centres = [np.average(each, axis=0, weights=weights) for each in (points, moved)]
+    root = np.sqrt(weights)[:, None]
+    before, after = (root * (each - c) for each, c in zip((points, moved), centres, strict=True))
+    matrix, _, rank, _ = np.linalg.lstsq(before, after, rcond=None)
+    matrix = matrix.T
+    if rank < points.shape[1] or not np.linalg.cond(matrix) < 1e3:
+        matrix = np.eye(points.shape[1])
+    return matrix, centres[1] - matrix @ centres[0]
+
+
+def _lattice_around(points: np.ndarray, count: int) -> Grid | None:
+    """A lattice around all but the outermost points, so many nodes long; None for one place."""
+    low, high = np.quantile(points, (LEFT_OUT, 1 - LEFT_OUT), axis=0)
+    longest = float((high - low).max())
+    if not longest > 0:
+        return None
+    spacing = BOX_MARGIN * longest / count
+    shape = np.ceil((high - low + (BOX_MARGIN - 1) * longest) / spacing - 1e-6).astype(int)
+    centred = Grid(tuple(np.maximum(shape, 4)), spacing).centred()
+    return Grid(centred.shape, spacing, centred.origin + (low + high) / 2)
+
+
+def _splatted(grid: Grid, points, vectors, weights, passes: int) -> np.ndarray:
+    """A smooth field `[*spatial, rank]` in voxels, which at the points is near the vectors."""
+    from keras import ops
+
+    from zoo.ops.splatting import normalised_splat
+
+    places = grid.to_index(points)
+    left, field = grid.vectors_to_index(vectors), 0.0
+    for number in range(passes):
+        scale = max(2.0 * 0.5**number, 0.5)
+        batches = (each[None].astype(np.float32) for each in (left, places, weights))
+        values, there, shares = batches
+        step = normalised_splat(values, there, grid.shape, shares, scale, scale)
+        step = ops.convert_to_numpy(step)[0]
+        field = field + step
+        left = left - _interpolate(step, places, "linear")
+    return field
+
+
+def _unfolded(field: np.ndarray, smallest: float) -> np.ndarray:
+    """The field, smoothed around cells with smaller determinants until there are none."""
+    from scipy.ndimage import binary_dilation, gaussian_filter
+
+    rank = field.shape[-1]
+    for sigma in (1, 1, 1, 2, 2, 2, 4, 4, 8, 8, 16, 16):
+        cells = _cell_determinants(field) < smallest
+        if not cells.any():
+            return field
+        nodes = binary_dilation(np.pad(cells, (0, 1)), np.ones((3,) * rank), iterations=sigma)
+        share = gaussian_filter(nodes.astype(np.float32), sigma)[..., None]
+        smooth = gaussian_filter(field, (*[sigma] * rank, 0), mode="nearest")
+        field = field + share * (smooth - field)
+    while _cell_determinants(field).min() < smallest:
+        field = field / 2
+    return field
+
+
+def _cell_determinants(field: np.ndarray) -> np.ndarray:
+    """The smallest determinant of `x + field(x)` over the corners of each cell of a lattice.
+
+    Within a cell the field is linear along each axis, so these are the extremes of its derivatives;
+    differences over two voxels would miss a fold between neighbours.
+    """
+    rank = field.shape[-1]
+    columns = [np.diff(field, axis=axis) + np.eye(rank)[axis] for axis in range(rank)]
+    smallest = np.inf
+    for corner in product((0, 1), repeat=rank):
+        chosen = []
+        for axis, column in enumerate(columns):
+            # A cell has the edge along an axis at both ends of the others.
+            ends = [
+                slice(None) if k == axis else slice(bit, bit - 1 or None)
+                for k, bit in enumerate(corner)
+            ]
+            chosen.append(column[tuple(ends)])
+        smallest = np.minimum(smallest, np.linalg.det(np.stack(chosen, axis=-1)))
+    return smallest
 
 
 def _points(points, rank: int | None) -> np.ndarray:

@@ -176,9 +176,15 @@ def _ncc(measured: Measured) -> float:
     pair, inside = measured.pair, measured.inside
     if pair.fixed_mask is not None:
         inside = inside & (np.asarray(pair.fixed_mask) > 0)
-    images = pair.fixed, measured.moved
-    values = np.stack([image.grey().array[inside, 0] for image in images]).astype(np.float64)
-    return float(np.corrcoef(values)[0, 1]) if values.size and values.std(axis=1).all() else 0.0
+    images = pair.fixed.grey(), measured.moved.grey()
+    first, second = (image.array[..., 0][inside].astype(np.float64) for image in images)
+    if not first.size:
+        return 0.0
+    # In place, as the arrays may be large.
+    for values in (first, second):
+        values -= values.mean()
+    sizes = float(first @ first) * float(second @ second)
+    return float(np.clip(first @ second / np.sqrt(sizes), -1, 1)) if sizes else 0.0
 
 
 def _chamfer(measured: Measured) -> dict[str, float]:
