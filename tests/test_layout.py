@@ -34,7 +34,7 @@ ALLOWED = {
     "zoo.models": "ops layers losses metrics data geometry model transform registration surface",
     "zoo.catalogue": "registry",
     "zoo.api": "registry pretrained catalogue registration",
-    "zoo.view": "ops geometry io transform data",
+    "zoo.view": "ops geometry io transform data registration",
 }
 ON_TOP = {"zoo", "zoo.cli", "zoo.demo", "zoo.testing", "zoo.recipes", "zoo.reports", "zoo.__main__"}
 PACKAGES = ("registry", "pretrained", "zoo")

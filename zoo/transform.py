@@ -8,17 +8,22 @@ are LPS millimetres (world units of the clouds for points); `a @ b` is the map `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
 from zoo.data.image import Image
-from zoo.geometry import Grid
+from zoo.geometry import Grid, transformed
 
 TRANSFORM_SUFFIXES = (".tfm", ".h5")
-FEW = 100_000  # below, scipy interpolates; above, a compiled kernel is worth its compilation
+COMPILED_FROM = 100_000  # points; scipy interpolates fewer, which are not worth a compilation
+PADDED = 2**16  # points; compiled kernels take multiples of so many
+LEFT_OUT, BOX_MARGIN = 1e-3, 1.15  # share of points at each end of an axis; box over the others
+SLAB = 2**19  # voxels of a large grid that are pulled at a time
 
 
 class Transform:
@@ -30,9 +35,76 @@ class Transform:
         """Carries points `[n, rank]` of the fixed space to the moving space."""
         raise NotImplementedError
 
-    def move(self, points) -> np.ndarray:
-        """Carries points `[n, rank]` of the moving space (landmarks, meshes) to the fixed space."""
-        raise NotImplementedError
+    def move(self, points, iterations: int = 50, tolerance: float | None = None) -> np.ndarray:
+        """Carries points `[n, rank]` of the moving space (landmarks, meshes) to the fixed space.
+
+        Unless a transform knows better, this inverts `pull` by iteration, in double precision;
+        `inverse_error` tells what is left. First by fixed-point steps; points that these do not
+        bring home, because the map stretches or shears much around them, are solved for by Newton
+        steps, as many again.
+
+        Where the map folds there is no unique inverse and the iteration may not settle.
+
+        Args:
+            points: where.
+            iterations: of either kind, at most.
+            tolerance: how far from its point the pull of a result may end, in world units; default
+                1e-5 of the spacing of `fixed_grid`, and without one 1e-6 of the extent of the
+                points and where they are pulled to.
+        """
+        points = _points(points, None if self.fixed_grid is None else self.fixed_grid.rank)
+        pulled = self.pull(points)
+        scale = self._scale(points, pulled)
+        tolerance = 1e-5 * scale if tolerance is None else tolerance
+        guess = 2 * points - pulled
+
+        def descended(points, guess, direction):
+            return self._descended(points, guess, iterations, tolerance, direction)
+
+        guess, open_ = descended(points, guess, lambda _, error: error)
+        if open_.any():
+            newton = partial(self._newton, half=0.05 * scale)
+            guess[open_], _ = descended(points[open_], guess[open_], newton)
+        return guess
+
+    def _scale(self, points, pulled) -> float:
+        """A length over which `pull` is nearly linear."""
+        if self.fixed_grid is not None:
+            return float(self.fixed_grid.spacing.min())
+        if not len(points):
+            return 1.0
+        both = np.concatenate([points, pulled])
+        rounding = np.finfo(np.float64).eps * np.abs(both).max()
+        return max(0.1 * float(np.ptp(both, axis=0).max()), 1e6 * float(rounding), 1e-12)
+
+    def _descended(self, points, guess, iterations: int, tolerance: float, direction: Callable):
+        """Guesses that `pull` brings closer to the points, and which of them are not there yet."""
+        step = 1.0
+        error = points - self.pull(guess)
+        size = np.linalg.norm(error, axis=1, keepdims=True)
+        for _ in range(iterations):
+            if size.max(initial=0.0) < tolerance:
+                break
+            trial = guess + step * direction(guess, error)
+            trial_error = points - self.pull(trial)
+            trial_size = np.linalg.norm(trial_error, axis=1, keepdims=True)
+            # A point whose residual grew stays where it was and tries a shorter step.
+            better = trial_size < size
+            step = np.where(better, np.minimum(1.0, 1.2 * step), 0.5 * step)
+            guess = np.where(better, trial, guess)
+            error = np.where(better, trial_error, error)
+            size = np.where(better, trial_size, size)
+        return guess, size[:, 0] >= tolerance
+
+    def _newton(self, guess, error, half: float):
+        """The step that would end at the point if `pull` were linear."""
+        sides = half * np.eye(guess.shape[1])
+        columns = [(self.pull(guess + e) - self.pull(guess - e)) / (2 * half) for e in sides]
+        jacobian = np.stack(columns, axis=-1)
+        # Singular only where the map folds: such a point takes a fixed-point step.
+        solvable = np.abs(np.linalg.det(jacobian)) > 1e-6
+        jacobian[~solvable] = np.eye(guess.shape[1])
+        return np.linalg.solve(jacobian, error[..., None])[..., 0]
 
     def inverse(self) -> Transform:
         """The transform that pulls where this one moves."""
@@ -61,10 +133,7 @@ class Transform:
         Raises:
             ValueError: without a grid.
         """
-        grid = self._grid(grid)
-        world = grid.coordinates()
-        moved = self.pull(world.reshape(-1, grid.rank)).reshape(world.shape)
-        return grid.vectors_to_index(moved - world).astype(np.float32)
+        return Sampled(self, self._grid(grid)).displacement
 
     def jacobian_determinant(self, grid: Grid | None = None) -> np.ndarray:
         """Local change of volume of `pull` on a grid, not positive where the map folds.
@@ -75,12 +144,7 @@ class Transform:
         Returns:
             float32 `[*spatial]`.
         """
-        from keras import ops
-
-        from zoo.ops.derivatives import jacobian_determinant
-
-        field = self.displacement(grid)[None]
-        return ops.convert_to_numpy(jacobian_determinant(field))[0]
+        return Sampled(self, self._grid(grid)).jacobian_determinant
 
     def warp(
         self,
@@ -107,21 +171,7 @@ class Transform:
                 f"image must be a zoo.Image, not {type(image).__name__}; points are carried by "
                 "pull and move."
             )
-        if order not in ("linear", "nearest"):
-            raise ValueError(f"order must be 'linear' or 'nearest', not {order!r}.")
-        grid = self._grid(grid)
-        if outside is None:
-            outside = 0.0 if order == "nearest" else float(image.array.min())
-        if image.rank != grid.rank:
-            raise ValueError(
-                f"image has rank {image.rank}, the fixed grid rank {grid.rank}; they must agree."
-            )
-        world = self.pull(grid.coordinates().reshape(-1, grid.rank))
-        indices = image.grid.to_index(world)
-        values = _interpolate(image.array, indices, order)
-        beyond = (indices < -0.5) | (indices > np.asarray(image.shape) - 0.5)
-        values[beyond.any(axis=1)] = outside
-        return Image(values.reshape(*grid.shape, -1), grid, name=image.name)
+        return Sampled(self, self._grid(grid), image.grid).warp(image, order, outside)
 
     def save(self, path: str | Path, grid: Grid | None = None) -> None:
         """Writes the transform; the file appears complete or not at all.
@@ -180,11 +230,103 @@ class Transform:
             raise ValueError("grid: this transform has no grid of its own; give one.")
         return grid
 
+    def _field(self, grid: Grid) -> np.ndarray | None:
+        """The displacement on a grid in voxels, where it is known without pulling."""
+        return None
+
     def _parts(self) -> Sequence[Transform]:
         return (self,)
 
     def _itk(self, grid: Grid | None):
         return "field", (self.displacement(grid), self._grid(grid))
+
+
+class Sampled:
+    """A transform on a grid of the fixed space: pulled once, whatever is then asked of it.
+
+    Large grids are pulled slab by slab, so that nothing of their size is kept in double precision.
+
+    Args:
+        transform: what pulls.
+        grid: in the fixed space.
+        source: the grid of the images that `warp` takes, in the moving space; without it there is
+            only the displacement.
+    """
+
+    def __init__(self, transform: Transform, grid: Grid, source: Grid | None = None):
+        self.transform, self.grid, self.source = transform, grid, source
+
+    @cached_property
+    def displacement(self) -> np.ndarray:
+        """See `Transform.displacement`."""
+        field = self.transform._field(self.grid)
+        return self._pulled[0] if field is None else field
+
+    @cached_property
+    def jacobian_determinant(self) -> np.ndarray:
+        """See `Transform.jacobian_determinant`."""
+        from keras import ops
+
+        from zoo.ops.derivatives import jacobian_determinant
+
+        return ops.convert_to_numpy(jacobian_determinant(self.displacement[None]))[0]
+
+    @property
+    def inside(self) -> np.ndarray:
+        """Where the source reaches, bool `[*spatial]`."""
+        return ~self._pulled[2].reshape(self.grid.shape)
+
+    def warp(self, image: Image, order: str = "linear", outside: float | None = None) -> Image:
+        """See `Transform.warp`.
+
+        Raises:
+            ValueError: for an image that does not lie on the source, or an unknown order.
+        """
+        if order not in ("linear", "nearest"):
+            raise ValueError(f"order must be 'linear' or 'nearest', not {order!r}.")
+        if image.rank != self.grid.rank:
+            raise ValueError(
+                f"image has rank {image.rank}, the fixed grid rank {self.grid.rank}; they must "
+                "agree."
+            )
+        if image.grid != self.source:
+            raise ValueError("image must lie on the grid that was given as source.")
+        if outside is None:
+            outside = 0.0 if order == "nearest" else float(image.array.min())
+        _, indices, beyond = self._pulled
+        values = _interpolate(image.array, indices, order)
+        values[beyond] = outside
+        return Image(values.reshape(*self.grid.shape, -1), self.grid, name=image.name)
+
+    @cached_property
+    def _pulled(self):
+        """The displacement, and `[voxels, rank]` indices into the source and which it lacks.
+
+        The displacement is None where the transform knows it, the others are without a source.
+        """
+        grid, source = self.grid, self.source
+        count = math.prod(grid.shape)
+        known = self.transform._field(grid)
+        displacement = None if known is not None else np.empty((count, grid.rank), np.float32)
+        indices = beyond = None
+        if source is not None:
+            # What scipy interpolates is left in double precision, as it computes.
+            kind = np.float64 if count < COMPILED_FROM else np.float32
+            indices, beyond = np.empty((count, grid.rank), kind), np.empty(count, bool)
+            last = np.asarray(source.shape) - 0.5
+        for part, world in _slabs(grid):
+            if known is None:
+                pulled = self.transform.pull(world)
+                displacement[part] = grid.vectors_to_index(pulled - world)
+            else:
+                pulled = world + grid.vectors_to_world(known.reshape(-1, grid.rank)[part])
+            if source is not None:
+                index = source.to_index(pulled)
+                indices[part] = index
+                beyond[part] = ((index < -0.5) | (index > last)).any(axis=1)
+        if displacement is not None:
+            displacement = displacement.reshape(*grid.shape, grid.rank)
+        return displacement, indices, beyond
 
 
 class Affine(Transform):
@@ -218,7 +360,9 @@ class Affine(Transform):
         return cls(np.eye(rank), np.zeros(rank), fixed_grid)
 
     def pull(self, points):
-        return _points(points, len(self.offset)) @ self.matrix.T + self.offset
+        pulled = transformed(_points(points, len(self.offset)), self.matrix)
+        pulled += self.offset
+        return pulled
 
     def move(self, points):
         return np.linalg.solve(self.matrix, (_points(points, len(self.offset)) - self.offset).T).T
@@ -267,57 +411,8 @@ class Dense(Transform):
         shift = _interpolate(self.field, self.fixed_grid.to_index(points), "linear")
         return points + self.fixed_grid.vectors_to_world(shift.astype(np.float64))
 
-    def move(self, points, iterations: int = 50):
-        """The inverse by iteration, in double precision; `inverse_error` tells what is left.
-
-        First by fixed-point steps; points that these do not bring home, because the map stretches
-        or shears much around them, are solved for by Newton steps, as many again.
-
-        Where the map folds there is no unique inverse and the iteration may not settle.
-        """
-        points = _points(points, self.fixed_grid.rank)
-        guess = 2 * points - self.pull(points)
-        guess, open_ = self._descended(points, guess, iterations, lambda _, error: error)
-        if open_.any():
-            found, _ = self._descended(points[open_], guess[open_], iterations, self._newton)
-            guess[open_] = found
-        return guess
-
-    def _descended(self, points, guess, iterations: int, direction):
-        """Guesses that `pull` brings closer to the points, and which of them are not there yet."""
-        tolerance = 1e-5 * self.fixed_grid.spacing.min()
-        step = 1.0
-        error = points - self.pull(guess)
-        size = np.linalg.norm(error, axis=1, keepdims=True)
-        for _ in range(iterations):
-            if size.max(initial=0.0) < tolerance:
-                break
-            trial = guess + step * direction(guess, error)
-            trial_error = points - self.pull(trial)
-            trial_size = np.linalg.norm(trial_error, axis=1, keepdims=True)
-            # A point whose residual grew stays where it was and tries a shorter step.
-            better = trial_size < size
-            step = np.where(better, np.minimum(1.0, 1.2 * step), 0.5 * step)
-            guess = np.where(better, trial, guess)
-            error = np.where(better, trial_error, error)
-            size = np.where(better, trial_size, size)
-        return guess, size[:, 0] >= tolerance
-
-    def _newton(self, guess, error):
-        """The step that would end at the point if `pull` were linear."""
-        half = 0.05 * self.fixed_grid.spacing.min()
-        sides = half * np.eye(guess.shape[1])
-        columns = [(self.pull(guess + e) - self.pull(guess - e)) / (2 * half) for e in sides]
-        jacobian = np.stack(columns, axis=-1)
-        # Singular only where the map folds: such a point takes a fixed-point step.
-        solvable = np.abs(np.linalg.det(jacobian)) > 1e-6
-        jacobian[~solvable] = np.eye(guess.shape[1])
-        return np.linalg.solve(jacobian, error[..., None])[..., 0]
-
-    def displacement(self, grid: Grid | None = None):
-        if grid is None or grid == self.fixed_grid:
-            return self.field
-        return super().displacement(grid)
+    def _field(self, grid):
+        return self.field if grid == self.fixed_grid else None
 
 
 class Velocity(Transform):
@@ -357,8 +452,8 @@ class Velocity(Transform):
     def inverse(self) -> Velocity:
         return Velocity(-self.velocity, self.fixed_grid, self.steps)
 
-    def displacement(self, grid: Grid | None = None):
-        return self._forward.displacement(grid)
+    def _field(self, grid):
+        return self._forward._field(grid)
 
 
 class Composed(Transform):
@@ -395,6 +490,57 @@ class Composed(Transform):
         return f"Composed({', '.join(map(repr, self.parts))})"
 
 
+class Mapped(Transform):
+    """Two functions as a transform, such as a network's; the second may be missing.
+
+    Args:
+        pull: takes points `[n, rank]` of the fixed space, float64, to as many of the moving space.
+        move: the other way round; None inverts `pull` by iteration.
+        fixed_grid: the fixed image's grid, if there is one.
+        rank: 2 or 3; default that of the grid.
+
+    Raises:
+        ValueError: without a rank, or for one that is not the grid's.
+        TypeError: for what cannot be called.
+    """
+
+    def __init__(
+        self,
+        pull: Callable[[np.ndarray], np.ndarray],
+        move: Callable[[np.ndarray], np.ndarray] | None = None,
+        fixed_grid: Grid | None = None,
+        rank: int | None = None,
+    ):
+        for argument, function in (("pull", pull), ("move", move)):
+            if not (callable(function) or (argument == "move" and function is None)):
+                raise TypeError(
+                    f"{argument} must be a function of points, not {type(function).__name__}."
+                )
+        if fixed_grid is not None and rank in (None, fixed_grid.rank):
+            rank = fixed_grid.rank
+        elif fixed_grid is not None or rank not in (2, 3):
+            raise ValueError(f"rank must be 2 or 3, and that of fixed_grid, not {rank}.")
+        self.functions, self.fixed_grid, self.rank = (pull, move), fixed_grid, rank
+
+    def pull(self, points):
+        return self._applied("pull", self.functions[0], points)
+
+    def move(self, points, iterations: int = 50, tolerance: float | None = None):
+        if self.functions[1] is None:
+            return super().move(_points(points, self.rank), iterations, tolerance)
+        return self._applied("move", self.functions[1], points)
+
+    def _applied(self, name: str, function: Callable, points) -> np.ndarray:
+        points = _points(points, self.rank)
+        carried = np.asarray(function(points), dtype=np.float64)
+        if carried.shape != points.shape:
+            raise ValueError(
+                f"{name} must return points of the shape {points.shape} that it is given, not "
+                f"{carried.shape}."
+            )
+        return carried
+
+
 class Inverse(Transform):
     """Another transform the other way round; `inverse_error` tells how far it is from exact."""
 
@@ -411,20 +557,188 @@ class Inverse(Transform):
         return self.of
 
 
-def _points(points, rank: int) -> np.ndarray:
+def _slabs(grid: Grid) -> Iterator[tuple[slice, np.ndarray]]:
+    """World positions `[n, rank]` of the voxels of a grid, and where they stand among all."""
+    layer = math.prod(grid.shape[1:])
+    thick = max(SLAB // layer, 1)
+    if thick >= grid.shape[0]:
+        yield slice(None), grid.coordinates().reshape(-1, grid.rank)
+        return
+    for first in range(0, grid.shape[0], thick):
+        count = min(thick, grid.shape[0] - first)
+        start = [first] + [0] * (grid.rank - 1)
+        slab = grid.window(start, (count, *grid.shape[1:]))
+        part = slice(first * layer, (first + count) * layer)
+        yield part, slab.coordinates().reshape(-1, grid.rank)
+
+
+def scattered(
+    points, vectors, weights=None, lattice: int = 48, passes: int = 3, smallest: float = 0.1
+) -> Transform:
+    """A smooth transform through vectors that are known at scattered points, such as a flow.
+
+    `move(points)` is close to `points + vectors`, `pull` its inverse. The vectors are split into
+    their affine part of least squares and a rest, which becomes a field on a lattice around the
+    points, by normalised splats: the first of them smooths, each further one adds what those before
+    it left, at a finer scale. Where the map would fold, the field is smoothed until it does not:
+    vectors that contradict their neighbours are not followed. Beyond the lattice the affine part
+    goes on, and the rest as at the border.
+
+    Args:
+        points: `[n, rank]` of the moving space, in world units.
+        vectors: `[n, rank]`, where they lead from there.
+        weights: `[n]` of the points, not negative; default all the same.
+        lattice: nodes along the longest side of the box around the points.
+        passes: splats. One averages over four nodes and more; many follow noise as well.
+        smallest: the determinant of the Jacobian of the field is nowhere smaller.
+
+    Raises:
+        ValueError: for arrays that do not fit, values that are not finite, or numbers out of range.
+    """
+    points, vectors, weights = _known(points, vectors, weights)
+    if lattice < 4 or passes < 1 or not 0 < smallest < 1:
+        raise ValueError(
+            "lattice must be at least 4, passes at least 1 and smallest in (0, 1), not "
+            f"{lattice}, {passes} and {smallest}."
+        )
+    matrix, offset = _linear_part(points, points + vectors, weights)
+    placed = points @ matrix.T + offset
+    rest = points + vectors - placed
+    align = Affine(matrix, offset).inverse()
+    grid = _lattice_around(placed, lattice)
+    # What rounding left of an affine map needs no field.
+    if grid is None or np.abs(rest).max() < 1e-9 * np.abs(np.stack([placed, points])).max():
+        return align
+    field = _splatted(grid, placed, rest, weights, passes)
+    # The field leads from moving to fixed space; it is the inverse that pulls.
+    bend = Inverse(Dense(_unfolded(field, smallest), grid))
+    bend.fixed_grid = grid
+    return Composed([align, bend])
+
+
+def _known(points, vectors, weights) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    points = _points(points, None)
+    vectors = np.asarray(vectors, dtype=np.float64)
+    weights = np.ones(len(points)) if weights is None else np.asarray(weights, dtype=np.float64)
+    for argument, array, shape in (
+        ("vectors", vectors, points.shape),
+        ("weights", weights, points.shape[:1]),
+    ):
+        if array.shape != shape:
+            raise ValueError(
+                f"{argument} must have the shape {shape}, as points have {points.shape}, not "
+                f"{array.shape}."
+            )
+    if not len(points):
+        raise ValueError("points must hold at least one point.")
+    for argument, array in (("points", points), ("vectors", vectors), ("weights", weights)):
+        if not np.isfinite(array).all():
+            raise ValueError(f"{argument} must be finite; they hold NaN or infinite values.")
+    if weights.min() < 0 or not weights.any():
+        raise ValueError("weights must not be negative, and not all zero.")
+    return points, vectors, weights / weights.max()
+
+
+def _linear_part(points, moved, weights) -> tuple[np.ndarray, np.ndarray]:
+    """The affine map of least squares; the identity and a shift where it is undetermined."""
+    centres = [np.average(each, axis=0, weights=weights) for each in (points, moved)]
+    root = np.sqrt(weights)[:, None]
+    before, after = (root * (each - c) for each, c in zip((points, moved), centres, strict=True))
+    matrix, _, rank, _ = np.linalg.lstsq(before, after, rcond=None)
+    matrix = matrix.T
+    if rank < points.shape[1] or not np.linalg.cond(matrix) < 1e3:
+        matrix = np.eye(points.shape[1])
+    return matrix, centres[1] - matrix @ centres[0]
+
+
+def _lattice_around(points: np.ndarray, count: int) -> Grid | None:
+    """A lattice around all but the outermost points, so many nodes long; None for one place."""
+    low, high = np.quantile(points, (LEFT_OUT, 1 - LEFT_OUT), axis=0)
+    longest = float((high - low).max())
+    if not longest > 0:
+        return None
+    spacing = BOX_MARGIN * longest / count
+    shape = np.ceil((high - low + (BOX_MARGIN - 1) * longest) / spacing - 1e-6).astype(int)
+    centred = Grid(tuple(np.maximum(shape, 4)), spacing).centred()
+    return Grid(centred.shape, spacing, centred.origin + (low + high) / 2)
+
+
+def _splatted(grid: Grid, points, vectors, weights, passes: int) -> np.ndarray:
+    """A smooth field `[*spatial, rank]` in voxels, which at the points is near the vectors."""
+    from keras import ops
+
+    from zoo.ops.splatting import normalised_splat
+
+    places = grid.to_index(points)
+    left, field = grid.vectors_to_index(vectors), 0.0
+    for number in range(passes):
+        scale = max(2.0 * 0.5**number, 0.5)
+        batches = (each[None].astype(np.float32) for each in (left, places, weights))
+        values, there, shares = batches
+        step = normalised_splat(values, there, grid.shape, shares, scale, scale)
+        step = ops.convert_to_numpy(step)[0]
+        field = field + step
+        left = left - _interpolate(step, places, "linear")
+    return field
+
+
+def _unfolded(field: np.ndarray, smallest: float) -> np.ndarray:
+    """The field, smoothed around cells with smaller determinants until there are none."""
+    from scipy.ndimage import binary_dilation, gaussian_filter
+
+    rank = field.shape[-1]
+    for sigma in (1, 1, 1, 2, 2, 2, 4, 4, 8, 8, 16, 16):
+        cells = _cell_determinants(field) < smallest
+        if not cells.any():
+            return field
+        nodes = binary_dilation(np.pad(cells, (0, 1)), np.ones((3,) * rank), iterations=sigma)
+        share = gaussian_filter(nodes.astype(np.float32), sigma)[..., None]
+        smooth = gaussian_filter(field, (*[sigma] * rank, 0), mode="nearest")
+        field = field + share * (smooth - field)
+    while _cell_determinants(field).min() < smallest:
+        field = field / 2
+    return field
+
+
+def _cell_determinants(field: np.ndarray) -> np.ndarray:
+    """The smallest determinant of `x + field(x)` over the corners of each cell of a lattice.
+
+    Within a cell the field is linear along each axis, so these are the extremes of its derivatives;
+    differences over two voxels would miss a fold between neighbours.
+    """
+    rank = field.shape[-1]
+    columns = [np.diff(field, axis=axis) + np.eye(rank)[axis] for axis in range(rank)]
+    smallest = np.inf
+    for corner in product((0, 1), repeat=rank):
+        chosen = []
+        for axis, column in enumerate(columns):
+            # A cell has the edge along an axis at both ends of the others.
+            ends = [
+                slice(None) if k == axis else slice(bit, bit - 1 or None)
+                for k, bit in enumerate(corner)
+            ]
+            chosen.append(column[tuple(ends)])
+        smallest = np.minimum(smallest, np.linalg.det(np.stack(chosen, axis=-1)))
+    return smallest
+
+
+def _points(points, rank: int | None) -> np.ndarray:
+    """float64 `[n, rank]`; None is a rank of 2 or 3."""
+    ranks = (2, 3) if rank is None else (rank,)
+    wanted = f"[n, {' or '.join(map(str, ranks))}]"
     if hasattr(points, "points"):
         raise TypeError(
-            f"points must be an array [n, {rank}], not a {type(points).__name__}; give its .points."
+            f"points must be an array {wanted}, not a {type(points).__name__}; give its .points."
         )
     points = np.asarray(points, dtype=np.float64)
-    if points.ndim != 2 or points.shape[1] != rank:
-        raise ValueError(f"points must have the shape [n, {rank}], not {points.shape}.")
+    if points.ndim != 2 or points.shape[1] not in ranks:
+        raise ValueError(f"points must have the shape {wanted}, not {points.shape}.")
     return points
 
 
 def _interpolate(array: np.ndarray, indices: np.ndarray, order: str) -> np.ndarray:
     """Values `[n, channels]` of an array `[*spatial, channels]` at indices `[n, rank]`."""
-    if len(indices) < FEW:
+    if len(indices) < COMPILED_FROM:
         from scipy.ndimage import map_coordinates
 
         degree = {"linear": 1, "nearest": 0}[order]
@@ -435,5 +749,8 @@ def _interpolate(array: np.ndarray, indices: np.ndarray, order: str) -> np.ndarr
 
     from zoo.ops.sampling import sample
 
-    values = sample(array[None], indices[None].astype(np.float32), order=order)
-    return np.array(ops.convert_to_numpy(values)[0])
+    # Kernels are compiled for every size; a few sizes serve many numbers of points.
+    count = len(indices)
+    indices = np.pad(indices.astype(np.float32, copy=False), ((0, -count % PADDED), (0, 0)))
+    values = sample(array[None], indices[None], order=order)
+    return np.array(ops.convert_to_numpy(values)[0, :count])

@@ -44,7 +44,8 @@ def register(options):
     moved = _moved_name(options.moving, pair)
     keras = load_keras()
     from zoo.io import written_whole
-    from zoo.registration import measure
+    from zoo.io.images import write_field
+    from zoo.registration import Measured
 
     keras.utils.set_random_seed(options.seed)
     model = _registration(options.method, pair.rank, config)
@@ -53,17 +54,18 @@ def register(options):
     transform = model.transform(left)
     if start is not None:
         transform = start @ transform
-    results = measure(transform, pair)
+    measured = Measured(transform, pair)
+    results = measured.results()
     options.out.mkdir(parents=True, exist_ok=True)
     transform.save(options.out / "transform.h5")
     written = {"transform.h5", moved, "registration.png", "results.json"}
     if pair.is_images:
-        transform.warp(pair.moving, pair.fixed.grid).write(options.out / moved)
-        transform.save(options.out / "warp.nii.gz", pair.fixed.grid)
+        measured.moved.write(options.out / moved)
+        write_field(options.out / "warp.nii.gz", measured.displacement, pair.fixed.grid)
         written.add("warp.nii.gz")
     else:
-        _write_cloud(options.out / moved, transform.move(pair.moving.points), pair.moving.faces)
-    _draw(pair, transform, options.out / "registration.png")
+        _write_cloud(options.out / moved, measured.moved_points, pair.moving.faces)
+    _draw(measured, options.out / "registration.png")
     with written_whole(options.out / "results.json") as partial:
         partial.write_text(dumps(results) + "\n")
     for name in RESULTS - written:
@@ -144,8 +146,11 @@ def view(options):
         raise ValueError(f"--out must end in .png, not {options.out.name!r}.")
     pair = _read_pair(options)
     load_keras()
+    from zoo.registration import Measured
+
     transform = None if options.transform is None else zoo.Transform.load(options.transform)
-    _draw(pair, transform, options.out)
+    measured = Measured(transform or zoo.Affine.identity(pair.rank), pair)
+    _draw(measured, options.out, before_only=transform is None)
     if options.json:
         print(json.dumps({"out": str(options.out)}))
     else:
@@ -299,26 +304,23 @@ def _read_pair(options):
     return zoo.Pair.read(options.fixed, options.moving, **companions)
 
 
-def _draw(pair, transform, path: Path):
-    """The picture of a pair, and of what a transform, if there is one, does to it."""
-    from zoo.transform import Affine
+def _draw(measured, path: Path, before_only: bool = False):
+    """The picture of a pair, and of what a transform does to it."""
     from zoo.view.clouds import cloud_registration_figure
     from zoo.view.images import registration_figure
 
+    pair = measured.pair
     if not pair.is_images:
-        cloud_registration_figure(pair, path, transform)
+        cloud_registration_figure(pair, path, None if before_only else measured)
         return
-    grid = pair.fixed.grid
-    transform = transform or Affine.identity(pair.rank, grid)
-    pulled = None if pair.fixed_landmarks is None else transform.pull(pair.fixed_landmarks)
     registration_figure(
         pair.fixed,
         pair.moving,
-        transform.warp(pair.moving, grid),
+        measured.moved,
         path,
-        displacement=transform.displacement(grid),
-        determinant=transform.jacobian_determinant(grid),
+        displacement=measured.displacement,
+        determinant=measured.jacobian_determinant,
         fixed_landmarks=pair.fixed_landmarks,
         moving_landmarks=pair.moving_landmarks,
-        pulled_landmarks=pulled,
+        pulled_landmarks=None if pair.fixed_landmarks is None else measured.pulled_landmarks,
     )

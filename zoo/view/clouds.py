@@ -6,7 +6,6 @@ from above; z points up, or y where z is that side. In the plane x runs to the r
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +18,10 @@ from matplotlib.colors import ListedColormap, Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
-from scipy.spatial import cKDTree
 
 from zoo.data.pair import Pair
 from zoo.io import written_whole
+from zoo.registration.measure import Measured
 from zoo.transform import Transform
 from zoo.view.surfaces import EYE, REACH, Scene, polyscope_pictures
 
@@ -53,7 +52,10 @@ COUNTS = 0.45  # beside the histogram
 
 
 def cloud_registration_figure(
-    pair: Pair, path: str | Path, transform: Transform | None = None, renderer: str = "auto"
+    pair: Pair,
+    path: str | Path,
+    transform: Transform | Measured | None = None,
+    renderer: str = "auto",
 ) -> str:
     """Draws a registration of clouds: before, after, the flow, and a histogram of the errors.
 
@@ -65,7 +67,8 @@ def cloud_registration_figure(
     Args:
         pair: a pair of clouds, in the plane or in space.
         path: the PNG to write; it appears complete or not at all.
-        transform: from fixed to moving space; without it only the panel before is drawn.
+        transform: from fixed to moving space, or what was measured of one for this pair, so that
+            nothing is computed again; without it only the panel before is drawn.
         renderer: of clouds in space before and after: "polyscope", "matplotlib", or "auto",
             polyscope if it can render here. The plane and the flow are drawn by matplotlib.
 
@@ -86,7 +89,7 @@ def cloud_registration_figure(
 
 
 def registration_errors(
-    pair: Pair, transform: Transform
+    pair: Pair, transform: Transform | Measured
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """What is left of the distance between two clouds, point by point.
 
@@ -96,7 +99,7 @@ def registration_errors(
 
     Args:
         pair: a pair of clouds.
-        transform: from fixed to moving space.
+        transform: from fixed to moving space, or what was measured of one for this pair.
 
     Returns:
         For "before" and "after" distances `[n]` in world units, and their shares `[n]` of the
@@ -105,16 +108,17 @@ def registration_errors(
     Raises:
         ValueError: for a transform of another rank, or one that carries points to NaN or infinity.
     """
+    measured = _measured(pair, transform)
+    states = {"before": measured.initial, "after": measured}
     if pair.fixed_landmarks is None:
-        moved = _carried(transform.move, pair.moving.points)
-        clouds = {"before": pair.moving.points, "after": moved}
-        return {name: _nearest(pair.fixed.points, points) for name, points in clouds.items()}
+        _moved_points(measured)
+        return {name: _nearest(each) for name, each in states.items()}
     moving = pair.moving_landmarks
     share = np.full(len(moving), 1 / len(moving))
-    pulled = _carried(transform.pull, pair.fixed_landmarks)
-    places = {"before": pair.fixed_landmarks, "after": pulled}
+    _checked(measured, "pulled_landmarks")
     return {
-        name: (np.linalg.norm(points - moving, axis=1), share) for name, points in places.items()
+        name: (np.linalg.norm(each.pulled_landmarks - moving, axis=1), share)
+        for name, each in states.items()
     }
 
 
@@ -135,37 +139,43 @@ def robust_box(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return points.min(axis=0), points.max(axis=0)
 
 
-def _nearest(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _nearest(measured: Measured) -> tuple[np.ndarray, np.ndarray]:
     """Distances to the nearest point of the other cloud and their shares, each `[n + m]`."""
-    both = [
-        cKDTree(other).query(points, workers=-1)[0]
-        for points, other in ((first, second), (second, first))
-    ]
+    both = measured.nearest[::-1]
     shares = [np.full(len(distances), 0.5 / len(distances)) for distances in both]
     return np.concatenate(both), np.concatenate(shares)
 
 
-def _carried(carry: Callable, points: np.ndarray) -> np.ndarray:
+def _measured(pair: Pair, transform: Transform | Measured) -> Measured:
+    return transform if isinstance(transform, Measured) else Measured(transform, pair)
+
+
+def _moved_points(measured: Measured) -> np.ndarray:
+    return _checked(measured, "moved_points")
+
+
+def _checked(measured: Measured, what: str) -> np.ndarray:
+    """What a transform carries, if it carries all points to somewhere."""
     try:
-        carried = carry(points)
+        carried = getattr(measured, what)
     except ValueError as error:
-        rank = points.shape[1]
+        rank = measured.pair.rank
         raise ValueError(
             f"transform must carry points of rank {rank}, as the pair has them: {error}"
         ) from error
     lost = int((~np.isfinite(carried)).any(axis=1).sum())
     if lost:
         raise ValueError(
-            f"transform must carry all points to finite places; {lost} of {len(points)} go to NaN "
-            "or infinity."
+            f"transform must carry all points to finite places; {lost} of {len(carried)} go to "
+            "NaN or infinity."
         )
     return carried
 
 
-def _check(pair: Pair, transform: Transform | None, renderer: str):
+def _check(pair: Pair, transform: Transform | Measured | None, renderer: str):
     if pair.is_images:
         raise ValueError("pair must be one of clouds, not of images; zoo.view.images draws those.")
-    if not (transform is None or hasattr(transform, "pull")):
+    if not (transform is None or isinstance(transform, Measured) or hasattr(transform, "pull")):
         raise TypeError(f"transform must be a zoo.Transform, not {type(transform).__name__}.")
     known = ("auto", "matplotlib") if pair.rank == 2 else ("auto", "polyscope", "matplotlib")
     if renderer not in known:
@@ -269,13 +279,14 @@ def _some(values: np.ndarray, count: int) -> np.ndarray:
 # Drawing
 
 
-def _draw(pair: Pair, transform: Transform | None, renderer: str) -> tuple[Figure, str]:
+def _draw(pair: Pair, transform: Transform | Measured | None, renderer: str) -> tuple[Figure, str]:
     """The figure, and who drew the clouds."""
     view = _view(pair.fixed.points)
     fixed, moving = pair.fixed.points @ view.T, pair.moving.points @ view.T
     clouds, moved = {"before": (fixed, moving)}, None
     if transform is not None:
-        moved = _carried(transform.move, pair.moving.points) @ view.T
+        measured = _measured(pair, transform)
+        moved = _moved_points(measured) @ view.T
         clouds["after"] = (fixed, moved)
     frames = _frames(fixed, moving, moved)
     pictures = None
@@ -293,7 +304,7 @@ def _draw(pair: Pair, transform: Transform | None, renderer: str) -> tuple[Figur
     if transform is not None:
         _draw_flow(axes["flow"], axes["lengths"], moving, moved, frames["flow"], LINES[pair.rank])
         what = "points" if pair.fixed_landmarks is None else "landmarks"
-        _draw_errors(axes["errors"], registration_errors(pair, transform), what)
+        _draw_errors(axes["errors"], registration_errors(pair, measured), what)
     return figure, "matplotlib" if pictures is None else "polyscope"
 
 
