@@ -20,7 +20,7 @@ from zoo.data.scan import Scan
 from zoo.data.vessels import vessel_case, vessel_pair
 from zoo.models.divroc import DiVRoC
 from zoo.registration.stages import Stage
-from zoo.transform import Transform
+from zoo.transform import Transform, scattered
 
 QUICK = {"lattice": 16, "pool": 5, "steps": 30}
 ONE = {"stages": [QUICK]}
@@ -209,16 +209,27 @@ def test_linear_starts(start):
     np.testing.assert_allclose(model.transform(pair).move(moving), fixed, atol=0.05)
 
 
-def test_a_given_flow_is_the_start():
+def test_a_given_flow_is_the_start(tmp_path):
     pair = bent_pair()
     points = pair.moving.points
-    model = DiVRoC(stages=[QUICK | {"steps": 1, "rate": 1e-6}], start="flow", held_out=0.0)
+    with pytest.warns(FutureWarning, match="scattered"):
+        model = DiVRoC(stages=[QUICK | {"steps": 1, "rate": 1e-6}], start="flow", held_out=0.0)
     model.fit(pair, flow=bend(points) - points, verbose=0)
     others = branches(500, seed=3)
     error = np.linalg.norm(model.transform(pair).move(others) - bend(others), axis=1)
     assert error.mean() < 0.25 * np.linalg.norm(bend(others) - others, axis=1).mean()
-    moved = keras.ops.convert_to_numpy(model(others[None])["moved"])[0]
+    moved = model.predict(others[None], verbose=0)["moved"][0]
     np.testing.assert_allclose(model.transform(pair).move(others), moved, atol=1e-3)
+    # It is a chain of the transform through the flow and a plain registration.
+    start = scattered(points, bend(points) - points)
+    plain = DiVRoC(stages=[QUICK | {"steps": 1, "rate": 1e-6}], start="none", held_out=0.0)
+    plain.fit(pair.aligned(start), verbose=0)
+    chain = start @ plain.transform(pair.aligned(start))
+    np.testing.assert_allclose(chain.move(others), moved, atol=1e-3)
+    model.save(tmp_path / "model.keras")
+    with pytest.warns(FutureWarning, match="scattered"):
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(loaded.transform(pair).move(others), moved, atol=1e-3)
     with pytest.raises(ValueError, match="flow must have the shape"):
         model.fit(pair, flow=np.zeros((3, 3)))
     with pytest.raises(ValueError, match="flow must be given"):

@@ -52,6 +52,7 @@ EPOCH = 10  # steps
 START_POINTS = 8192  # that suffice for a linear start
 INNER = 0.998  # share of the points, along each axis, that the box is drawn around
 MARGIN = 1.15  # of the box beyond them
+GIVEN = ("points", "flow", "weights")
 FAR = 1.5  # half sides of the box from its centre, beyond which points are reported
 
 
@@ -138,7 +139,7 @@ class DiVRoC(Registration):
             stored(self, f"control_{k}", (1, *[stage.lattice] * dims, dims), trainable=True)
             for k, stage in enumerate(self.schedule)
         ]
-        self._given: tuple[np.ndarray, np.ndarray] | None = None  # points and their flow
+        self._given: tuple[np.ndarray, ...] | None = None  # points, their flow and weights
         self.built = True
 
     def get_config(self):
@@ -246,8 +247,8 @@ class DiVRoC(Registration):
                     break
                 clouds.moving = descent.moved(clouds.moving)
 
-    def _checked_flow(self, flow, pair: Pair) -> tuple[np.ndarray, np.ndarray] | None:
-        """The moving points that count, and their flow."""
+    def _checked_flow(self, flow, pair: Pair) -> tuple[np.ndarray, ...] | None:
+        """The moving points that count, their flow and their weights."""
         if (flow is None) == (self.start == "flow"):
             raise ValueError(
                 "flow must be given with start='flow', and only then; start is "
@@ -255,15 +256,14 @@ class DiVRoC(Registration):
             )
         if flow is None:
             return None
-        flow, points = np.asarray(flow, dtype=np.float64), pair.moving.points
-        if flow.shape != points.shape:
+        flow, shape = np.asarray(flow, dtype=np.float64), pair.moving.points.shape
+        if flow.shape != shape or not np.isfinite(flow).all():
             raise ValueError(
-                f"flow must have the shape {points.shape} of the moving points, not {flow.shape}."
+                f"flow must have the shape {shape} of the moving points and be finite, not have "
+                f"{flow.shape} and {(~np.isfinite(flow)).sum()} values that are not."
             )
-        if not np.isfinite(flow).all():
-            raise ValueError("flow must be finite; it holds NaN or infinite values.")
-        counts = pair.counts("moving")
-        return points[counts], flow[counts]
+        points, weights = pair.counting("moving")
+        return points, flow[pair.counts("moving")], weights
 
     def _begin(self, fixed, moving, weights):
         """Sets the start and the box, and forgets what was fitted before."""
@@ -333,13 +333,14 @@ class DiVRoC(Registration):
         """As in Keras, with the flow that a fit was given."""
         super().save_own_variables(store)
         if self._given is not None:
-            store["points"], store["flow"] = self._given
+            for name, array in zip(GIVEN, self._given, strict=True):
+                store[name] = array
 
     def load_own_variables(self, store):
         """As in Keras, with the flow that a fit was given."""
         kept = {name: np.asarray(store[name]) for name in store.keys()}  # noqa: SIM118
-        given = [kept.pop(name, None) for name in ("points", "flow")]
-        self._given = None if given[0] is None else (given[0], given[1])
+        given = tuple(kept.pop(name, None) for name in GIVEN)
+        self._given = None if given[0] is None else given
         super().load_own_variables(kept)
 
     # What the zoo asks of a method

@@ -21,7 +21,7 @@ from zoo.ops.arguments import at_least, one_of
 from zoo.registration.fitting import Training
 from zoo.registration.found import Found
 from zoo.registration.measure import measure
-from zoo.transform import Dense, Transform
+from zoo.transform import Dense, Sampled, Transform
 
 KINDS = ("images", "clouds")
 
@@ -259,16 +259,17 @@ class Registration(Model):
                 there = np.average(tree.query(moved, workers=-1)[0], weights=weights)
                 values.append(float(there + cKDTree(moved).query(fixed, workers=-1)[0].mean()) / 2)
             return values
-        grid, reached = pair.fixed.grid, np.ones((*pair.moving.shape, 1), np.float32)
-        if pair.moving_mask is not None:
-            reached *= pair.moving_mask[..., None]
+        grids = pair.fixed.grid, pair.moving.grid
         inside = np.ones(pair.fixed.shape, bool) if pair.fixed_mask is None else pair.fixed_mask
         fixed, moving = (getattr(pair, side).normalised((0, 100)) for side in ("fixed", "moving"))
         moved = []
         for transform in transforms:
-            moved.append(transform.warp(moving, grid).array[None])
-            there = transform.warp(Image(reached, pair.moving.grid), grid, outside=0.0)
-            inside = inside & (there.array[..., 0] > 0.5)
+            sampled = Sampled(transform, *grids)
+            moved.append(sampled.warp(moving).array[None])
+            inside = inside & sampled.inside
+            if pair.moving_mask is not None:
+                mask = Image(pair.moving_mask[..., None].astype(np.float32), grids[1])
+                inside = inside & (sampled.warp(mask, order="nearest").array[..., 0] > 0)
         loss = SIMILARITIES[getattr(self, "similarity", "ncc")]()
         mask = inside[None].astype(np.float32)
         return [float(loss(fixed.array[None], each, mask)) for each in moved]
