@@ -29,7 +29,8 @@ ALLOWED = {
     "zoo.data": "geometry io ops",
     "zoo.transform": "geometry io ops data layers",
     "zoo.model": "ops catalogue registry pretrained",
-    "zoo.registration": "ops layers losses metrics data geometry model transform registry catalogue",
+    "zoo.registration": "ops layers losses metrics data geometry model transform registry"
+    " catalogue",
     "zoo.surface": "ops metrics data geometry model registration",
     "zoo.models": "ops layers losses metrics data geometry model transform registration surface",
     "zoo.catalogue": "registry",

@@ -63,6 +63,9 @@ class Model(keras.Model):
     def prepare(self, data, validation: bool = False, **options):
         """A container as a `keras.utils.PyDataset`; anything else is returned as it came.
 
+        The data set yields what Keras takes: `(x,)` where the loss needs no more than the inputs,
+        else `(x, y)`; x is what `call` takes, and `loss_terms` gets x, y and what `call` returned.
+
         Args:
             data: what `fit` was given.
             validation: `data` is only measured, so the model must not adapt to it.
@@ -71,16 +74,32 @@ class Model(keras.Model):
         return data
 
     def signature(self) -> tuple[dict, dict]:
-        """Inputs and outputs of `predict`: `{name: {"shape", "dtype", "unit"}}` for each."""
+        """What `predict` of arrays takes and returns, for presets, cards and export.
+
+        Returns:
+            `(inputs, outputs)`, two dicts `{name: {"shape", "dtype", "unit"}}`. Shapes are lists
+            that begin with the batch; None is any size. Where there is one input (or output), it
+            may be the array itself instead of a dict of one.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not define signature.")
 
     @classmethod
     def example(cls) -> dict[str, Any]:
-        """A tiny case: `config`, `data` with options `fit`, and a list of `inputs` for `call`."""
+        """A tiny case that `zoo.testing.check` builds, fits and stores in seconds.
+
+        It is made anew, and the same, at every call: whatever is random in it comes from a
+        generator with a seed of its own, such as `np.random.default_rng(0)`.
+
+        Returns:
+            A dict of `config` (arguments of the constructor), `data` (what `fit` is given: a
+            container, arrays or a data set), `fit` (further arguments of `fit`, such as `y`), and
+            `inputs`, a list of what `call` takes, of several sizes where these are free; the first
+            one is also predicted and exported.
+        """
         raise NotImplementedError(f"{cls.__name__} does not define example.")
 
     def golden_inputs(self) -> np.ndarray:
-        """A small input of `predict` whose output a preset stores."""
+        """A small input of `predict`, the same at every call, whose output a preset stores."""
         raise NotImplementedError(f"{type(self).__name__} does not define golden_inputs.")
 
     # Training

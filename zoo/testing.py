@@ -13,7 +13,9 @@ from keras import ops
 
 import registry
 import zoo.api  # declares the built-in entries
+from zoo.data.pair import Pair
 from zoo.model import Model, by_name
+from zoo.registration.found import fingerprint
 
 KERAS_OWN = {"name", "trainable", "dtype"}
 
@@ -76,6 +78,17 @@ def _entry(entry):
     assert issubclass(entry.load(), Model), f"{entry.where} is not a zoo.Model"
     assert entry.summary and entry.task and entry.data and entry.dims
     assert inspect.getdoc(entry.load()), "the class has no docstring"
+
+
+def _repeats(entry):
+    """example() gives the same case at every call: what is random in it has a seed of its own."""
+    cases = [_example(entry) for _ in range(2)]
+    assert cases[0]["config"] == cases[1]["config"], "config differs from call to call"
+    pairs = [case["data"] for case in cases]
+    if isinstance(pairs[0], Pair):
+        assert fingerprint(pairs[0]) == fingerprint(pairs[1]), "data differ from call to call"
+    for one, other in zip(*(_arrays(case["inputs"]) for case in cases), strict=True):
+        assert np.array_equal(one, other), "inputs differ from call to call"
 
 
 def _config(entry):
@@ -183,6 +196,7 @@ def _export(entry):
 
 CONTRACT: tuple[Callable, ...] = (
     _entry,
+    _repeats,
     _config,
     _call,
     _predict,

@@ -86,3 +86,15 @@ def test_the_shell_knows_it(method, tmp_path, capsys):
     assert main([*words, "--set", "lattice=4", "--epochs", "2"]) in (0, None)
     assert "ncc" in json.loads((tmp_path / "result" / "results.json").read_text())
     assert (tmp_path / "result" / "warp.nii.gz").exists()
+
+
+def test_an_example_without_a_seed_is_named(method, monkeypatch):
+    def unseeded(cls):
+        example = super(free_form.FreeForm, cls).example()
+        return example | {
+            "inputs": [{"moving": np.random.default_rng().uniform(size=(1, 5, 5, 1))}]
+        }
+
+    monkeypatch.setattr(free_form.FreeForm, "example", classmethod(unseeded))
+    with pytest.raises(AssertionError, match="seed of its own. .*inputs differ from call to call"):
+        check(method)
