@@ -241,7 +241,7 @@ class DiVRoC(Registration):
                     squash=None if self.squash == "none" else self.squash,
                     seed=(self.seed, number),
                 )
-                batches = RepeatedBatch({"moving": descent.moving}, steps)
+                batches = RepeatedBatch({"step": np.zeros((1, 1), np.float32)}, steps)
                 search, decay = Search(self.patience, half), half_cosine(0.05)
                 if not training.stage(descent, batches, count, stage.rate, decay, [search]):
                     break

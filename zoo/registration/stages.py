@@ -150,7 +150,7 @@ class Clouds:
 
 
 class Descent(keras.Model):
-    """The displacement of one stage.
+    """The displacement of one stage; what it is trained on, it brings along.
 
     Args:
         control: the variable that holds its parameters, `[1, *lattice, dims]`.
@@ -182,7 +182,11 @@ class Descent(keras.Model):
         kept, self.kept = clouds.kept(most)
         fixed, self.held_fixed = clouds.fixed[:kept], clouds.fixed[:most][kept:]
         # Held-out points are moved with the others, but do not enter the loss.
-        self.moving = clouds.moving[:most][None]
+        self.moving = clouds.moving[:most]
+        self.fitted_points = self.add_weight(
+            shape=(1, self.kept, self.moving.shape[1]), trainable=False, name="points"
+        )
+        self.fitted_points.assign(self.moving[None, : self.kept])
         self.fixed_tree = clouds.tree(kept)
         known = fixed, clouds.weights[: self.kept], clouds.spacing
         if stage.data == "chamfer":
@@ -196,15 +200,13 @@ class Descent(keras.Model):
             self.term = DistanceVolumes(*known, stage.rasters)
         self.trackers = [keras.metrics.Mean(name=name) for name in ("data", "smoothness")]
         self.penalty = Diffusion()
+        self._latest: tuple[int, tuple[np.ndarray, cKDTree]] | None = None
         self.built = True
         self._shift = compiled(lambda points: displacement_at(self.field(), points[None])[0], self)
 
     def call(self, inputs):
-        field = self.field()
-        return {
-            "moved": inputs["moving"] + displacement_at(field, inputs["moving"]),
-            "field": field,
-        }
+        field, points = self.field(), self.term.select(self.fitted_points[...])
+        return {"moved": points + displacement_at(field, points), "field": field}
 
     def field(self):
         """The displacement `[1, *lattice, dims]` in units of half the box."""
@@ -218,7 +220,7 @@ class Descent(keras.Model):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The data term of the points that are not held out, and the weighted smoothness."""
         values = {
-            "data": self.term(y_pred["moved"][:, : self.kept]),
+            "data": self.term(y_pred["moved"]),
             "smoothness": self.stage.smoothness
             * self.term.noise
             * self.penalty(y_pred["field"] * (self.stage.lattice / 2)),
@@ -232,20 +234,29 @@ class Descent(keras.Model):
     def search(self):
         """Lets the data term look where the moving cloud is now."""
         if isinstance(self.term, NearestPoints):  # The others need not know.
-            self.term.search(self.moved(self.moving[0])[: self.kept])
+            moved, tree = self._now()
+            self.term.search(moved[: self.kept], tree)
 
     def apart(self) -> float | None:
         """Mean distance of the closest held-out points to the other cloud; None without any."""
         if not len(self.held_fixed):
             return None
-        moved = self.moved(self.moving[0])
+        moved, tree = self._now()
         distances = [
             self.fixed_tree.query(moved[self.kept :], workers=-1)[0],
-            search_tree(moved[: self.kept]).query(self.held_fixed, workers=-1)[0],
+            tree.query(self.held_fixed, workers=-1)[0],
         ]
         count = [max(int(CLOSEST * len(each)), 1) for each in distances]
         nearest = [np.sort(each)[:n] for each, n in zip(distances, count, strict=True)]
         return float(sum(each.mean() for each in nearest)) / 2
+
+    def _now(self) -> tuple[np.ndarray, cKDTree]:
+        """All points as they are moved now, and a tree of those that are fitted."""
+        step = int(ops.convert_to_numpy(self.optimizer.iterations))
+        if self._latest is None or self._latest[0] != step:
+            moved = self.moved(self.moving)
+            self._latest = step, (moved, search_tree(moved[: self.kept]))
+        return self._latest[1]
 
 
 class Search(keras.callbacks.Callback):
