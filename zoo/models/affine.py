@@ -59,6 +59,7 @@ class AffineRegistration(Registration):
         ValueError: for arguments out of range.
     """
 
+    needs_fit = True
     default_loss_weights = {"similarity": 1.0}
 
     def __init__(

@@ -88,6 +88,7 @@ class DiVRoC(Registration):
         ValueError: for arguments out of range.
     """
 
+    needs_fit = True
     default_loss_weights = {"data": 1.0, "smoothness": 1.0}
 
     def __init__(

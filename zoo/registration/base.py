@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from zoo.data.pair import Pair
 from zoo.model import Model
 from zoo.registration.measure import measure
@@ -13,6 +15,8 @@ class Registration(Model):
 
     A method provides `transform(pair)`; `predict(pair)` and `evaluate(pair)` follow from it.
     """
+
+    needs_fit: ClassVar[bool] = False
 
     def transform(self, pair: Pair) -> Transform:
         """The transform that this model finds (or has been fitted to find) for a pair."""
