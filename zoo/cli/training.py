@@ -143,10 +143,11 @@ def _train_surface(options, config: dict, weights: dict):
 def _train_registration(options, config: dict, weights: dict, entry):
     if entry is not None and "per-instance" in entry.traits:
         raise ValueError(FITTED_TO_EACH.format(entry.name))
-    for name in ("data", "labels"):
-        path = getattr(options, name)
-        if path is not None and not path.exists():
-            raise FileNotFoundError(f"{name}: no file or folder {str(path)!r}.")
+    _check_pairs("data", options.data)
+    if isinstance(options.validation, Path):
+        _check_pairs("--validation", options.validation)
+    if options.labels is not None and not options.labels.is_dir():
+        raise NotADirectoryError(f"--labels: no folder {str(options.labels)!r}.")
     if options.labels is not None and entry is not None and not has_argument(entry.name, "labels"):
         raise ValueError(f"--labels: {entry.name!r} does not learn from labels.")
     keras = load_keras()
@@ -227,6 +228,16 @@ def _check_out(out: Path, overwrite: bool):
     )
     if not replaceable:
         raise FileExistsError(f"--out: {out} is no preset; it is not replaced.")
+
+
+def _check_pairs(argument: str, path: Path):
+    if not path.exists():
+        raise FileNotFoundError(f"{argument}: no file or folder {str(path)!r}.")
+    if not path.is_dir() and path.suffix.lower() != ".csv":
+        raise ValueError(
+            f"{argument}: a registration is trained on a .csv of pairs or a folder of images, not "
+            f"on {path.name!r}."
+        )
 
 
 def _loss_weight(text: str) -> tuple[str, float]:

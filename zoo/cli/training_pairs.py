@@ -55,12 +55,12 @@ def read_training_pairs(options) -> TrainingPairs:
         "seed": options.seed,
     }
     read = _Folder if options.data.is_dir() else _Table
-    data, other = read(options.data, options.labels, batches["align"]), None
+    data, other = read(options.data, options.labels), None
     if isinstance(options.validation, float):
         data, other = data.divided(options.validation, options.seed)
     elif options.validation is not None:
         read = _Folder if options.validation.is_dir() else _Table
-        other = read(options.validation, options.labels, batches["align"])
+        other = read(options.validation, options.labels)
     training = data.batches(steps=options.steps_per_epoch, **batches)
     validation = None if other is None else other.batches(shuffle=False, **batches)
     first = training.pairs[0]
@@ -78,10 +78,9 @@ def read_training_pairs(options) -> TrainingPairs:
 class _Folder:
     """The images of a folder, and the labels of the same names in another one."""
 
-    def __init__(self, folder: Path, labels: Path | None, align: str):
+    def __init__(self, folder: Path, labels: Path | None):
         self.files = sorted(path for path in folder.iterdir() if image_suffix(path))
-        # Scans that share no frame are put into one before they become pairs.
-        self._folder, self._align = folder, align
+        self._folder = folder
         if not self.files:
             raise ValueError(f"data: no images in the folder {str(folder)!r}.")
         self._images = [Image.read(path) for path in self.files]
@@ -125,12 +124,7 @@ class _Table:
 
     label_values = ()
 
-    def __init__(self, table: Path, labels: Path | None, align: str):
-        if table.suffix.lower() != ".csv":
-            raise ValueError(
-                f"data: a registration is trained on a .csv of pairs or a folder of images, not "
-                f"{table.name!r}."
-            )
+    def __init__(self, table: Path, labels: Path | None):
         if labels is not None:
             raise ValueError(
                 "--labels goes with a folder of images; a table has the columns fixed_labels and "
