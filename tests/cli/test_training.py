@@ -43,7 +43,7 @@ def test_training_resumes_only_for_the_same_content(scan, preset):
     assert len({folder(scan), bare, folder(copy)}) == 3
 
 
-TINY = [f"--set={each}" for each in ("levels=2", "units=1", "filters=2", "data_kernel=1")]
+TINY = [f"--set={each}" for each in ("levels=1", "units=1", "filters=2", "data_kernel=1")]
 QUICK = (*TINY, "--set=smoothness_kernel=3", "--epochs", 2)
 
 
