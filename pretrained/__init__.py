@@ -15,7 +15,7 @@ Environment:
 """
 
 from pretrained.cache import FetchError, home
-from pretrained.manifest import FORMAT, GOLDEN, WEIGHTS, ManifestError, card, validate
+from pretrained.manifest import FORMAT, GOLDEN, WEIGHTS, ManifestError, card, check_tag, validate
 from pretrained.store import (
     IntegrityError,
     Preset,
@@ -37,6 +37,7 @@ __all__ = [
     "Preset",
     "PresetNotFound",
     "card",
+    "check_tag",
     "find",
     "home",
     "info",

@@ -106,6 +106,16 @@ def validate(manifest: Any, where: str) -> None:
         check_filename(name, where)
 
 
+def check_tag(tag: str, where: str) -> None:
+    """Checks the name of a preset folder, which becomes the tag.
+
+    Raises:
+        ManifestError: If it has other characters than a tag may have; the message begins with
+            ``where``.
+    """
+    _check(tag, _TAG, where, "tag")
+
+
 def check_filename(name: str, where: str) -> None:
     """Refuses names that leave the folder, name a generated file or hold foreign weights."""
     if not re.fullmatch(r"\w[\w. -]*", name) or name in (MANIFEST, CARD):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pretrained
 import registry
 import zoo.catalogue  # noqa: F401  (declares the built-in entries)
+from registry.signatures import arguments
 
 
 def find(pattern: str = "*", pretrained: bool = False, **facts) -> list[str]:
@@ -45,7 +46,7 @@ def is_preset(name: str | Path) -> bool:
 
 
 def describe(name: str | Path) -> str:
-    """The card of a preset ("igr.bunny", a folder, "hf://..."), or a summary of a method."""
+    """The card of a preset ("igr.bunny", a folder, "hf://..."), or a method with its arguments."""
     if is_preset(name):
         return pretrained.card(info(str(name)).manifest)
     entry = registry.get(name)
@@ -65,6 +66,10 @@ def describe(name: str | Path) -> str:
         lines.append(f"- broken: {entry.error}")
     names = [preset.name for preset in presets(f"{entry.name}.*")]
     lines.append(f"- presets: {', '.join(names) or 'none'}")
+    known = None if entry.error else arguments(entry.target)
+    if known:
+        lines += ["- arguments, `--set NAME=VALUE` in the shell:"]
+        lines += [f"  - {argument}" for argument in known]
     return "\n".join(lines) + "\n"
 
 

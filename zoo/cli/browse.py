@@ -5,7 +5,26 @@ from __future__ import annotations
 import json
 import sys
 
-from zoo.cli.shared import FAILED, is_preset
+from zoo.cli.arguments import is_preset
+from zoo.cli.shared import FAILED, command
+
+
+def add_parsers(commands):
+    """`list`, `show` and `verify`."""
+    sub = command(commands, "list", list_names, "list methods and presets")
+    sub.add_argument("pattern", nargs="?", default="*", help="wildcard, such as 'igr*'")
+    sub.add_argument("--pretrained", action="store_true", help="presets only")
+    for fact in ("task", "data", "traits"):
+        sub.add_argument(f"--{fact}", help=f"only methods with this {fact}")
+    sub.add_argument("--dims", type=int, help="only methods for this dimension")
+
+    sub = command(
+        commands, "show", show, "show the card of a preset, or a method with its arguments"
+    )
+    sub.add_argument("name")
+
+    sub = command(commands, "verify", verify, "hash the files of presets again")
+    sub.add_argument("preset", nargs="*", help="names or folders; all when left out")
 
 
 def list_names(options):
@@ -50,9 +69,15 @@ def show(options):
         import dataclasses
 
         import registry
+        from registry.signatures import arguments
 
         entry = registry.get(options.name)
         facts = dataclasses.asdict(entry) | {"target": entry.where}
+        known = (None if entry.error else arguments(entry.target)) or ()
+        facts["arguments"] = [
+            dataclasses.asdict(each) | {"default": each.value, "required": each.default is None}
+            for each in known
+        ]
         print(json.dumps(facts, indent=2, ensure_ascii=False))
     else:
         print(zoo.describe(options.name), end="")

@@ -7,21 +7,28 @@ import math
 import sys
 from pathlib import Path
 
+from zoo.cli.arguments import settings
 from zoo.cli.shared import (
+    add_seed,
+    add_setting,
     check_folder,
-    create,
+    check_numbers,
+    command,
     dumps,
-    entry_of,
-    is_preset,
     load_keras,
+    model_of,
+    place,
     print_numbers,
     require_task,
-    settings,
 )
 
-COMPANIONS = [
-    f"{side}_{what}" for side in ("fixed", "moving") for what in ("mask", "labels", "landmarks")
-]
+# How the companions of a pair come as files, by the last word of their names.
+COMPANION_FILES = {
+    "mask": "image, or for clouds .npy or .txt: counts where it is not 0",
+    "labels": "image of whole numbers, or for clouds .npy or .txt",
+    "landmarks": ".csv, .fcsv, .mrk.json, .txt or .vtk",
+    "weights": ".npy or .txt, a number for each point of the moving cloud, or each landmark",
+}
 
 # What `zoo register` may write; which of it depends on the pair.
 RESULTS = {
@@ -33,12 +40,85 @@ RESULTS = {
 }
 
 
+def add_parsers(commands):
+    """`register`, `warp`, `jacobian` and `view`."""
+    sub = command(commands, "register", register, "register a moving image or cloud to a fixed one")
+    _add_pair(sub)
+    sub.add_argument(
+        "-m",
+        "--method",
+        default="affine",
+        help="a method or preset, or several one after the other, 'affine+divroc'",
+    )
+    sub.add_argument("--out", type=place, required=True, help="folder for the results")
+    sub.add_argument(
+        "--start",
+        type=place,
+        metavar="TRANSFORM",
+        help="from where to go on, such as the transform.h5 of an affine alignment; the result "
+        "includes it",
+    )
+    sub.add_argument(
+        "--epochs",
+        type=int,
+        help="of the optimisation for this pair; a learned method only optimises when given this",
+    )
+    add_seed(sub)
+    add_setting(sub)
+    sub.add_argument("--overwrite", action="store_true", help="replace existing results")
+
+    sub = command(
+        commands, "warp", warp, "apply a transform to an image, landmarks, a mesh or a cloud"
+    )
+    sub.add_argument("moving", type=place)
+    sub.add_argument(
+        "transform", type=place, help="a field or ITK transform, as register writes it"
+    )
+    sub.add_argument("--out", type=place, required=True)
+    sub.add_argument("--like", type=place, help="an image whose grid the result has")
+    sub.add_argument("--nearest", action="store_true", help="for labels, which stay integers")
+    sub.add_argument(
+        "--outside",
+        type=float,
+        metavar="NUMBER",
+        help="value where the moving image does not reach; its minimum, or 0 for labels, when "
+        "left out",
+    )
+
+    sub = command(
+        commands, "jacobian", jacobian, "the Jacobian determinant of a transform as an image"
+    )
+    sub.add_argument("transform", type=place)
+    sub.add_argument("--out", type=place, required=True)
+    sub.add_argument("--like", type=place, help="an image whose grid the result has")
+
+    sub = command(commands, "view", view, "a picture of a pair, and of what a transform does to it")
+    _add_pair(sub)
+    sub.add_argument("--transform", type=place)
+    sub.add_argument("--out", type=place, required=True, help="the .png to write")
+
+
+def companions() -> tuple[str, ...]:
+    """`zoo.data.pair.COMPANIONS`, from its source: a pair needs array libraries, options do not."""
+    from registry.signatures import arguments
+
+    fields = arguments("zoo.data.pair:Pair") or ()
+    return tuple(each.name for each in fields if each.name not in ("fixed", "moving", "name"))
+
+
+def _add_pair(sub):
+    sub.add_argument("fixed", type=place, help="image, picture, mesh or cloud")
+    sub.add_argument("moving", type=place)
+    for name in companions():
+        words = COMPANION_FILES.get(name.rpartition("_")[2])
+        sub.add_argument(f"--{name.replace('_', '-')}", type=place, help=words)
+
+
 def register(options):
     check_folder(options.out, options.overwrite)
     require_task(options.method, "registration")
     config = settings(options.method, options.set)
-    if options.epochs is not None and options.epochs < 1:
-        raise ValueError(f"--epochs must be at least 1, not {options.epochs}.")
+    check_numbers(options)
     pair = _read_pair(options)
     start = None if options.start is None else _read_start(options.start, pair.rank)
     moved = _moved_name(options.moving, pair)
@@ -48,9 +128,9 @@ def register(options):
     from zoo.registration import Measured
 
     keras.utils.set_random_seed(options.seed)
-    model = _registration(options.method, pair.rank, config)
+    model = model_of(options.method, config, pair.rank)
     left = pair if start is None else pair.aligned(start)
-    _fit_if_needed(model, left, options.method, options.epochs)
+    _fit_if_needed(model, left, options.epochs)
     transform = model.transform(left)
     if start is not None:
         transform = start @ transform
@@ -166,8 +246,8 @@ def evaluate_pairs(options):
     load_keras()
     rows = []
     for pair in pairs:
-        model = _registration(options.model, pair.rank, config)
-        _fit_if_needed(model, pair, options.model)
+        model = model_of(options.model, config, pair.rank)
+        _fit_if_needed(model, pair)
         rows.append({"pair": pair.name} | model.evaluate(pair))
     if options.json:
         print(dumps(rows))
@@ -189,13 +269,6 @@ def _mean(name: str, values: list[float]) -> float:
         left_out = len(values) - len(numbers)
         print(f"zoo: {name} is undefined for {left_out} of {len(values)} pairs", file=sys.stderr)
     return sum(numbers) / len(numbers) if numbers else math.nan
-
-
-def _registration(name: str, rank: int, config: dict):
-    """A preset, or a fresh model of the pair's dimension."""
-    import zoo
-
-    return zoo.load(name) if is_preset(name) else create(name, config, rank)
 
 
 def _read_start(path: Path, rank: int):
@@ -287,21 +360,21 @@ def _grid(transform, options):
     return transform.fixed_grid
 
 
-def _fit_if_needed(model, pair, name: str, epochs: int | None = None):
-    """Optimises for the pair: always for per-instance methods, for others when asked.
+def _fit_if_needed(model, pair, epochs: int | None = None):
+    """Optimises for the pair: always for methods that need it, for others when asked.
 
     A preset of the former brings settings; what it was fitted to is another pair.
     """
-    entry = entry_of(name)
-    if epochs or (entry is not None and "per-instance" in entry.traits):
+    if epochs or model.needs_fit:
         model.fit(pair, verbose=0, **({"epochs": epochs} if epochs else {}))
 
 
 def _read_pair(options):
     import zoo
+    from zoo.data.pair import COMPANIONS
 
-    companions = {name: getattr(options, name) for name in COMPANIONS}
-    return zoo.Pair.read(options.fixed, options.moving, **companions)
+    given = {name: getattr(options, name) for name in COMPANIONS}
+    return zoo.Pair.read(options.fixed, options.moving, **given)
 
 
 def _draw(measured, path: Path, before_only: bool = False):

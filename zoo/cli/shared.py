@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
@@ -10,10 +11,72 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
-from zoo.api import is_preset as is_preset
+from zoo.api import is_preset as is_single_preset
+from zoo.cli.arguments import for_dimension, is_preset, parts
 
 FAILED = 1
 INTERRUPTED = 130  # what shells report for Ctrl-C
+SEEDS = 2**32  # as many as NumPy and Keras take
+
+
+def command(commands, name: str, run, help: str, json_option: bool = True):
+    """Adds a command.
+
+    Args:
+        commands: what `add_subparsers` of argparse returned.
+        name: of the command.
+        run: a function of the parsed options.
+        help: one line.
+        json_option: whether it has `--json`.
+
+    Returns:
+        Its parser, for its arguments.
+    """
+    sub = commands.add_parser(name, help=help, description=help)
+    sub.set_defaults(run=run, resumes=False)
+    if json_option:
+        sub.add_argument("--json", action="store_true", help="print JSON")
+    return sub
+
+
+def add_setting(sub):
+    """Adds `--set`."""
+    sub.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an argument of the constructor, such as width=256, see `zoo show`; of several "
+        "methods PART.NAME=VALUE (may be repeated)",
+    )
+
+
+def add_seed(sub):
+    """Adds `--seed`."""
+    sub.add_argument("--seed", type=int, default=0)
+
+
+def place(text: str) -> Path:
+    """A path of the command line; a shell leaves the ~ of `--out=~/x` as it is."""
+    return Path(os.path.expanduser(text))
+
+
+def check_numbers(options: argparse.Namespace):
+    """Checks the numbers that several commands have, where they were given.
+
+    Raises:
+        ValueError: for epochs, steps or batches below 1, another seed than Keras takes, or a
+            learning rate that is not positive.
+    """
+    for name in ("epochs", "steps_per_epoch", "batch_size"):
+        value = getattr(options, name, None)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}.")
+    if not 0 <= options.seed < SEEDS:
+        raise ValueError(f"--seed must be from 0 to {SEEDS - 1}, not {options.seed}.")
+    rate = getattr(options, "learning_rate", None)
+    if rate is not None and not 0 < rate < math.inf:
+        raise ValueError(f"--learning-rate must be positive and finite, not {rate:g}.")
 
 
 def entry_of(name: str):
@@ -23,48 +86,43 @@ def entry_of(name: str):
 
     if name.endswith(".keras"):
         return None
-    return registry.get(info(name).model if is_preset(name) else name)
+    return registry.get(info(name).model if is_single_preset(name) else name)
 
 
 def require_task(name: str, task: str):
     """Checks that a method or preset is of the kind that a command needs; loads no weights.
 
     Raises:
-        ValueError: if it solves another task; the message lists methods that do.
+        ValueError: if it, or a part of it, solves another task; the message lists methods that do.
     """
     import registry
 
-    entry = entry_of(name)
-    if entry is None or entry.error or entry.task == task:
-        return
-    known = ", ".join(found.name for found in registry.find(task=task))
-    raise ValueError(
-        f"{name!r} is of the task {entry.task!r}; this needs one of the task {task!r}: {known}."
-    )
+    for part in parts(name):
+        entry = entry_of(part)
+        if entry is None or entry.error or entry.task == task:
+            continue
+        known = ", ".join(found.name for found in registry.find(task=task))
+        raise ValueError(
+            f"{part!r} is of the task {entry.task!r}; this needs one of the task {task!r}: {known}."
+        )
 
 
-def settings(name: str, texts: list[str]) -> dict:
-    """The arguments of `--set` for a fresh method.
+def model_of(name: str, config: dict, dims: int):
+    """A preset, a fresh method of as many dimensions, or several of these one after the other.
 
-    Raises:
-        ValueError: for a text that is no assignment, or a preset, which has its configuration.
-    """
-    config = dict(assignment(text) for text in texts)
-    if config and is_preset(name):
-        raise ValueError("--set configures a fresh method; a preset has its configuration.")
-    return config
-
-
-def create(name: str, config: dict, dims: int):
-    """A fresh model of as many dimensions.
+    Args:
+        name: of a method or preset, or of several.
+        config: as `settings` makes it.
+        dims: of fresh methods.
 
     Raises:
-        ValueError: also for arguments that the constructor does not have, or of a wrong type.
+        ValueError: also for arguments that a constructor does not have, or of a wrong type.
     """
     import zoo
 
+    config = for_dimension(name, dims) | config
     try:
-        return zoo.create(name, **({"dims": dims} | config))
+        return zoo.load(name, **config) if is_preset(name) else zoo.create(name, **config)
     except TypeError as error:
         raise ValueError(f"--set does not suit {name!r}: {str(error).splitlines()[0]}") from error
 
@@ -125,21 +183,6 @@ def silent_import():
             if failed:
                 kept.seek(0)
                 os.write(2, kept.read())
-
-
-def assignment(text: str) -> tuple:
-    """`name=value` as the name and the value, which may be JSON.
-
-    Raises:
-        ValueError: without an equals sign.
-    """
-    name, found, value = text.partition("=")
-    if not found:
-        raise ValueError(f"--set needs NAME=VALUE, not {text!r}.")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value
 
 
 def dumps(results) -> str:

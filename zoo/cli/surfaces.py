@@ -1,21 +1,51 @@
-"""`zoo mesh | evaluate | train | demo`: surfaces."""
+"""`zoo mesh | evaluate | demo`: surfaces, and the evaluation of anything."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
+from pathlib import Path
 
+from zoo.cli.arguments import is_preset
 from zoo.cli.registrations import evaluate_pairs
 from zoo.cli.shared import (
-    check_folder,
-    create,
-    is_preset,
+    add_setting,
+    command,
     load_keras,
+    place,
     print_numbers,
     require_task,
-    settings,
 )
+
+
+def add_parsers(commands):
+    """`mesh`, `evaluate` and `demo`."""
+    sub = command(
+        commands, "mesh", mesh, "extract the surface of a preset as a mesh", json_option=False
+    )
+    sub.add_argument("preset", help="name or folder")
+    sub.add_argument("--out", type=place, required=True, help=".ply, .obj, .stl or .off")
+    sub.add_argument("--resolution", type=int, default=256)
+    sub.add_argument("--trim", type=place, help="a scan: leave its holes open")
+
+    sub = command(
+        commands, "evaluate", evaluate, "measure a surface, or a registration on listed pairs"
+    )
+    sub.add_argument("model", help="a preset or, for pairs, also a method")
+    sub.add_argument(
+        "truth",
+        type=place,
+        help="points that were not fitted, the true mesh, or a .csv of pairs with the columns "
+        "fixed, moving and optional companions such as fixed_landmarks",
+    )
+    sub.add_argument("--scan", type=place, help="the fitted scan, for one-sided distances")
+    sub.add_argument("--resolution", type=int, default=256)
+    sub.add_argument("--samples", type=int, default=100_000, help="points on the mesh")
+    add_setting(sub)
+
+    sub = command(
+        commands, "demo", demo, "the tour: load, mesh, measure, fine-tune", json_option=False
+    )
+    sub.add_argument("--out", type=place, default=Path("demo"))
 
 
 def mesh(options):
@@ -56,49 +86,6 @@ def evaluate(options):
     print_numbers(results, options.json)
 
 
-def train(options):
-    import zoo
-
-    check_folder(options.out, options.overwrite, empty_is_free=False)
-    for name in ("epochs", "steps_per_epoch"):
-        if getattr(options, name) < 1:
-            raise ValueError(
-                f"--{name.replace('_', '-')} must be at least 1, not {getattr(options, name)}."
-            )
-    config = settings(options.model, options.set)
-    require_task(options.model, "surface")
-    scan = zoo.Scan.read(options.scan)
-    keras = load_keras()
-    keras.utils.set_random_seed(options.seed)
-    if is_preset(options.model):
-        model = zoo.load(options.model)
-    else:
-        model = create(options.model, config, scan.dims)
-    steps = options.epochs * options.steps_per_epoch
-    decay = keras.optimizers.schedules.CosineDecay(options.learning_rate, steps, alpha=1e-3)
-    model.compile(keras.optimizers.Adam(decay))
-    # An interrupted run resumes from here when the same command is given again.
-    backup = _backup_folder(options, scan)
-    model.fit(
-        scan,
-        epochs=options.epochs,
-        steps_per_epoch=options.steps_per_epoch,
-        seed=options.seed,
-        callbacks=[keras.callbacks.BackupAndRestore(backup)],
-    )
-    facts = {
-        "summary": f"{options.model} fitted to {options.scan.name}.",
-        "training": {
-            "data": options.scan.name,
-            "script": "zoo train",
-            "seed": options.seed,
-            "steps": steps,
-        },
-    }
-    folder = model.save_preset(options.out, overwrite=options.overwrite, **facts)
-    print(f"{folder}: load it with zoo.load({str(folder)!r})")
-
-
 def demo(options):
     load_keras()
     from zoo.demo import run
@@ -115,22 +102,3 @@ def _resolved(name: str) -> str:
     resolved = info(name).name
     print(f"zoo: {name} stands for its preset {resolved}", file=sys.stderr)
     return resolved
-
-
-def _backup_folder(options, scan):
-    """Where the state of a training is kept: one folder for the same options and content."""
-    import numpy as np
-
-    import pretrained
-    from zoo.api import info
-
-    words = {
-        name: str(value) for name, value in vars(options).items() if name not in ("run", "scan")
-    }
-    words["out"] = str(options.out.resolve())
-    if is_preset(options.model) and not options.model.endswith(".keras"):
-        words["start"] = info(options.model).manifest  # with the hashes of its weights
-    key = hashlib.sha256(json.dumps(words, sort_keys=True).encode())
-    for array in (scan.points, scan.normals):
-        key.update(b"none" if array is None else np.ascontiguousarray(array).tobytes())
-    return pretrained.home() / "interrupted" / key.hexdigest()[:16]

@@ -61,8 +61,8 @@ class AffineRegistration(Registration):
         ValueError: for arguments out of range.
     """
 
-    default_loss_weights = {"similarity": 1.0}
     needs_fit = True
+    default_loss_weights = {"similarity": 1.0}
 
     def __init__(
         self,

@@ -88,9 +88,9 @@ class DiVRoC(Registration):
         ValueError: for arguments out of range.
     """
 
+    needs_fit = True
     default_loss_weights = {"data": 1.0, "smoothness": 1.0}
     takes = ("clouds",)
-    needs_fit = True
     pair_epochs = None
     pair_options = ("flow",)
 

@@ -1,0 +1,63 @@
+"""`zoo warp`."""
+
+import numpy as np
+import pytest
+
+import zoo
+from zoo.geometry import Grid
+from zoo.io.images import read_labels, write_labels
+from zoo.io.landmarks import read_named_landmarks, write_landmarks
+
+
+@pytest.mark.parametrize(
+    ("name", "labels"), [("labels.png", [0, 1]), ("labels.nii.gz", [2**30 + 1, -7])]
+)
+def test_warped_labels_keep_their_values(run, shift, tmp_path, name, labels):
+    array = np.full((8, 6), labels[0])
+    array[4:] = labels[1]
+    write_labels(tmp_path / name, array, Grid((8, 6)))
+    out = tmp_path / f"moved_{name}"
+    words = ("warp", tmp_path / name, shift, "--out", out, "--nearest")
+    assert run(*words)[0] == 0
+    expected = np.zeros((8, 6))
+    expected[:5] = array[3:]
+    np.testing.assert_array_equal(read_labels(out)[0], expected)
+    assert run(*words, "--outside", 5)[0] == 0
+    assert (read_labels(out)[0][5:] == 5).all()
+    status, _, err = run(*words, "--outside", 0.5)
+    assert status == 1 and "--outside" in err
+
+
+def test_warp_outside_and_like(run, shift, tmp_path):
+    image = zoo.Image(np.arange(48.0).reshape(8, 6) - 1000, Grid((8, 6)))
+    source, out = tmp_path / "ct.nii.gz", tmp_path / "out.nii.gz"
+    image.write(source)
+    for words, value in (((), -1000), (("--outside", "-24"), -24)):
+        run("warp", source, shift, "--out", out, *words)
+        assert (zoo.Image.read(out).array[5:] == value).all()
+    bare = shift.with_name("shift.h5")
+    for words in (("warp", source, bare), ("jacobian", bare)):
+        status, _, err = run(*words, "--out", out)
+        assert status == 1 and "--like" in err
+        assert run(*words, "--out", out, "--like", source)[0] == 0
+
+
+def test_warp_keeps_the_names_of_landmarks(run, shift, tmp_path):
+    source, out = tmp_path / "points.csv", tmp_path / "out.csv"
+    write_landmarks(source, [[4, 2], [5, 3]], ["nose", "chin"])
+    assert run("warp", source, shift, "--out", out)[0] == 0
+    names, points = read_named_landmarks(out)
+    assert names == ["nose", "chin"]
+    np.testing.assert_allclose(points, [[1, 2], [2, 3]], atol=1e-4)
+
+
+@pytest.mark.parametrize("suffix", [".xyz", ".npy", ".npz"])
+def test_warp_a_table_of_points(run, shift, tmp_path, suffix):
+    points = np.random.default_rng(0).random((9, 2))
+    np.save(tmp_path / "cloud.npy", points)
+    out = tmp_path / f"out{suffix}"
+    transform = shift.with_name("shift.h5")
+    assert run("warp", tmp_path / "cloud.npy", transform, "--out", out)[0] == 0
+    np.testing.assert_allclose(zoo.Scan.read(out).points, points - [3, 0])
+    status, _, err = run("warp", out, transform, "--out", tmp_path / "out.csv")
+    assert status == 1 and "--out" in err
