@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 import zoo
+from zoo import transform as module
 from zoo.data.image import Image
 from zoo.data.scan import Scan
 from zoo.geometry import Grid
-from zoo.transform import Affine, Composed, Dense, Transform, Velocity
+from zoo.transform import Affine, Composed, Dense, Inverse, Mapped, Transform, Velocity, scattered
 
 sitk = pytest.importorskip("SimpleITK")
 
@@ -92,6 +93,174 @@ def test_a_field_that_stretches_and_shears_is_inverted():
     stretching = Dense(0.65 * field, grid)
     assert stretching.jacobian_determinant().min() > 0
     assert stretching.inverse_error(some_points(grid, 3000)).max() < 1e-3
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_two_functions_are_a_transform(shape):
+    grid = oblique(shape)
+    dense = Dense(smooth(shape, 1.5), grid)
+    points = some_points(grid)
+    known = Mapped(dense.pull, dense.move, grid)
+    np.testing.assert_array_equal(known.move(points), dense.move(points))
+    np.testing.assert_allclose(known.displacement(), dense.field, atol=1e-5)
+    inverted = Mapped(dense.pull, fixed_grid=grid)
+    np.testing.assert_array_equal(inverted.move(points), dense.move(points))
+    assert Mapped(dense.pull, fixed_grid=grid).rank == len(shape)
+
+
+def swirl(points):
+    """Turns by more the nearer a point is to the origin, which fixed-point steps do not undo."""
+    angle = 2.5 * np.exp(-((points / 30) ** 2).sum(axis=1))
+    x, y = points.T
+    return np.stack(
+        [x * np.cos(angle) - y * np.sin(angle), x * np.sin(angle) + y * np.cos(angle)], axis=1
+    )
+
+
+def test_whatever_pulls_can_move():
+    points = np.random.default_rng(0).normal(scale=20, size=(400, 2)) + [3, 1]
+    turning = Mapped(swirl, rank=2)
+    assert turning.inverse_error(points).max() < 1e-6 * 200
+    close = turning.move(points, tolerance=1e-9)
+    assert np.abs(swirl(close) - points).max() < 1e-9
+    assert turning.inverse_error(points[:1]).max() < 1e-3
+    assert turning.move(np.zeros((0, 2))).shape == (0, 2)
+
+    class Pulls(Transform):
+        def pull(self, points):
+            return swirl(points)
+
+    np.testing.assert_array_equal(Pulls().move(points), turning.move(points))
+    with pytest.raises(TypeError, match="give its .points"):
+        Pulls().move(Scan(np.eye(3)))
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: Mapped(swirl), ValueError, "rank must be 2 or 3.* not None"),
+        (lambda: Mapped(swirl, None, Grid((4, 4)), 3), ValueError, "that of fixed_grid, not 3"),
+        (lambda: Mapped(None, swirl, rank=2), TypeError, "pull must be a function"),
+        (lambda: Mapped(swirl, 3, rank=2), TypeError, "move must be a function .* not int"),
+        (lambda: Mapped(lambda x: x[:1], rank=2).pull(np.eye(2)), ValueError, "pull must return"),
+        (lambda: Mapped(swirl, rank=2).pull(np.eye(3)), ValueError, r"shape \[n, 2\]"),
+    ],
+)
+def test_functions_that_are_no_transform(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_large_grid_is_pulled_in_slabs(monkeypatch, shape):
+    grid, moving = oblique(shape), oblique(shape, seed=3)
+    align = Affine(np.eye(len(shape)), moving.centre - grid.centre)
+    image = Image(smooth(shape, 1.0, seed=5)[..., :1], moving)
+    transform = align @ Dense(smooth(shape, 1.5), oblique(shape, seed=4)) @ align.inverse()
+    at_once = transform.sampled(grid, moving)
+    wanted, displacement = at_once.warp(image).array, at_once.displacement
+    monkeypatch.setattr(module, "SLAB", 5 * np.prod(shape[1:]))
+    slabs = transform.sampled(grid, moving)
+    np.testing.assert_allclose(slabs.displacement, displacement, atol=1e-5)
+    np.testing.assert_allclose(slabs.warp(image).array, wanted, atol=1e-5)
+    np.testing.assert_array_equal(slabs.inside, at_once.inside)
+    # As if it were too large for scipy.
+    monkeypatch.setattr(module, "COMPILED_FROM", 0)
+    np.testing.assert_allclose(transform.warp(image, grid).array, wanted, atol=1e-4)
+    with pytest.raises(ValueError, match="source"):
+        transform.sampled(grid, grid).warp(image)
+
+
+def known_vectors(rank, count=4000, seed=0):
+    """Points of a box and where a bend, stretched and shifted, takes them."""
+    points = np.random.default_rng(seed).uniform(-1, 1, (count, rank)) * [90, 60, 40][:rank] + 500
+    bend = 6 * np.sin(np.roll(points, 1, axis=1) / 25)
+    return points, bend + 0.1 * (points - 500) + 7
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_scattered_vectors_are_followed(rank):
+    points, vectors = known_vectors(rank)
+    lengths = np.linalg.norm(vectors, axis=1)
+    flow = scattered(points, vectors, lattice=32)
+    error = np.linalg.norm(flow.move(points) - points - vectors, axis=1)
+    assert error.mean() < 0.05 * lengths.mean()
+    inner = known_vectors(rank, 500, seed=1)[0]
+    inside = inner[(np.abs(inner - 500) < 0.8 * np.array([90, 60, 40][:rank])).all(axis=1)]
+    assert flow.inverse_error(inside).max() < 1e-3
+    np.testing.assert_allclose(flow.pull(flow.move(inside)), inside, atol=0.05)
+    once = scattered(points, vectors, lattice=32, passes=1)
+    assert error.mean() < np.linalg.norm(once.move(points) - points - vectors, axis=1).mean()
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_scattered_noise_is_smoothed_and_never_folds(rank):
+    points, vectors = known_vectors(rank)
+    noise = np.random.default_rng(2).normal(size=points.shape)
+    errors = []
+    for size in (2.0, 40.0):
+        flow = scattered(points, vectors + size * noise, lattice=32, passes=4)
+        errors.append(np.linalg.norm(flow.move(points) - points - vectors, axis=1).mean())
+        bend = flow.parts[1].of
+        assert bend.jacobian_determinant().min() > 0
+        assert module._cell_determinants(bend.field).min() >= 0.1
+        everywhere = (points - 500) * 2 + 500
+        assert flow.inverse_error(everywhere).max() < 1e-3
+    assert errors[0] < 1.5 and errors[1] < 40
+    # Crossing paths cannot be followed by any map.
+    crossing = scattered(points, -2.5 * (points - 500) * [1, *[0] * (rank - 1)])
+    assert crossing.inverse_error(points).max() < 1e-3
+
+
+def test_scattered_vectors_of_an_affine_map_are_that_map():
+    points = known_vectors(3)[0]
+    affine = some_affine(3)
+    found = scattered(points, affine.pull(points) - points)
+    assert isinstance(found, Affine)
+    np.testing.assert_allclose(found.move(points), affine.pull(points))
+    few = scattered(points[:2], np.ones((2, 3)))
+    np.testing.assert_allclose(few.pull(points), points - 1)
+    # A point without weight says nothing.
+    weights = np.ones(len(points))
+    weights[0], vectors = 0.0, affine.pull(points) - points
+    vectors[0] += 1000
+    moved = scattered(points, vectors, weights).move(points[1:])
+    np.testing.assert_allclose(moved, affine.pull(points[1:]), atol=1e-6)
+
+
+def test_the_corners_of_cells_see_folds_that_central_differences_miss():
+    field = np.zeros((8, 8, 2))
+    field[3:5, :, 0] = [[0.8], [-0.8]]
+    assert Dense(field, Grid((8, 8))).jacobian_determinant().min() > 0
+    assert module._cell_determinants(field).min() == pytest.approx(-0.6)
+    assert module._cell_determinants(np.zeros((4, 5, 6, 3))).shape == (5, 6, 7)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vectors": np.ones((4, 2))}, r"vectors must have the shape \(5, 2\)"),
+        ({"vectors": np.full((5, 2), np.nan)}, "vectors must be finite"),
+        ({"weights": -np.ones(5)}, "weights must not be negative"),
+        ({"weights": np.ones(4)}, r"weights must have the shape \(5,\)"),
+        ({"lattice": 2}, "lattice must be at least 4"),
+        ({"points": np.ones((0, 2)), "vectors": np.ones((0, 2))}, "at least one point"),
+    ],
+)
+def test_scattered_vectors_that_make_no_sense(changes, message):
+    words = {"points": np.random.default_rng(0).random((5, 2)), "vectors": np.ones((5, 2))}
+    with pytest.raises(ValueError, match=message):
+        scattered(**(words | changes))
+
+
+def test_a_scattered_transform_comes_back_from_a_file(tmp_path):
+    points, vectors = known_vectors(2)
+    flow = scattered(points, vectors, lattice=24)
+    assert isinstance(flow.parts[1], Inverse)
+    flow.save(tmp_path / "flow.h5")
+    loaded = Transform.load(tmp_path / "flow.h5")
+    inner = flow.move(points[(np.abs(points - 500) < [70, 45]).all(axis=1)])
+    np.testing.assert_allclose(loaded.pull(inner), flow.pull(inner), atol=0.3)
 
 
 def test_scans_are_no_points_and_no_images():

@@ -133,7 +133,7 @@ class Transform:
         Raises:
             ValueError: without a grid.
         """
-        return Sampled(self, self._grid(grid)).displacement
+        return self.sampled(grid).displacement
 
     def jacobian_determinant(self, grid: Grid | None = None) -> np.ndarray:
         """Local change of volume of `pull` on a grid, not positive where the map folds.
@@ -144,7 +144,7 @@ class Transform:
         Returns:
             float32 `[*spatial]`.
         """
-        return Sampled(self, self._grid(grid)).jacobian_determinant
+        return self.sampled(grid).jacobian_determinant
 
     def warp(
         self,
@@ -171,7 +171,19 @@ class Transform:
                 f"image must be a zoo.Image, not {type(image).__name__}; points are carried by "
                 "pull and move."
             )
-        return Sampled(self, self._grid(grid), image.grid).warp(image, order, outside)
+        return self.sampled(grid, image.grid).warp(image, order, outside)
+
+    def sampled(self, grid: Grid | None = None, source: Grid | None = None) -> Sampled:
+        """The transform on a grid, for several of the questions above at the price of one.
+
+        Args:
+            grid: in the fixed space; default `fixed_grid`.
+            source: the grid of the images to be warped, if any.
+
+        Raises:
+            ValueError: without a grid.
+        """
+        return Sampled(self, self._grid(grid), source)
 
     def save(self, path: str | Path, grid: Grid | None = None) -> None:
         """Writes the transform; the file appears complete or not at all.
@@ -691,7 +703,9 @@ def _unfolded(field: np.ndarray, smallest: float) -> np.ndarray:
         cells = _cell_determinants(field) < smallest
         if not cells.any():
             return field
-        nodes = binary_dilation(np.pad(cells, (0, 1)), np.ones((3,) * rank), iterations=sigma)
+        nodes = binary_dilation(cells, np.ones((3,) * rank), iterations=sigma)
+        # The cell before a node stands for it; dilated, its neighbours count as well.
+        nodes = nodes[(slice(1, None),) * rank]
         share = gaussian_filter(nodes.astype(np.float32), sigma)[..., None]
         smooth = gaussian_filter(field, (*[sigma] * rank, 0), mode="nearest")
         field = field + share * (smooth - field)
@@ -701,12 +715,20 @@ def _unfolded(field: np.ndarray, smallest: float) -> np.ndarray:
 
 
 def _cell_determinants(field: np.ndarray) -> np.ndarray:
-    """The smallest determinant of `x + field(x)` over the corners of each cell of a lattice.
+    """The smallest determinant of `x + field(x)` over the corners of the cells of a lattice.
 
-    Within a cell the field is linear along each axis, so these are the extremes of its derivatives;
-    differences over two voxels would miss a fold between neighbours.
+    In the plane it is the smallest in the whole cell, in space nearly so: derivatives along an axis
+    are linear along the others. Differences over two voxels would miss a fold between neighbours.
+    The outermost cells lie beyond the lattice, where the border goes on and can fold, too.
+
+    Args:
+        field: `[*spatial, rank]` in voxels.
+
+    Returns:
+        `[*spatial]`, one more along each axis than nodes.
     """
     rank = field.shape[-1]
+    field = np.pad(field, [(1, 1)] * rank + [(0, 0)], mode="edge")
     columns = [np.diff(field, axis=axis) + np.eye(rank)[axis] for axis in range(rank)]
     smallest = np.inf
     for corner in product((0, 1), repeat=rank):

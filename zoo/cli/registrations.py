@@ -227,9 +227,10 @@ def view(options):
     pair = _read_pair(options)
     load_keras()
     from zoo.registration import Measured
+    from zoo.transform import Affine
 
     transform = None if options.transform is None else zoo.Transform.load(options.transform)
-    measured = Measured(transform or zoo.Affine.identity(pair.rank), pair)
+    measured = Measured(transform or Affine.identity(pair.rank), pair)
     _draw(measured, options.out, before_only=transform is None)
     if options.json:
         print(json.dumps({"out": str(options.out)}))

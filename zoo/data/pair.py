@@ -193,14 +193,15 @@ class Pair:
         # A finer moving image is smoothed before, as in `on_fixed_grid`; scales of the transform
         # itself are near one for scans of one kind.
         array = smoothed(self.moving.array, grid.index_map(self.moving.grid)[0])
-        changes["moving"] = transform.warp(
-            replace(self.moving, array=array), grid, outside=float(self.moving.array.min())
+        sampled = transform.sampled(grid, self.moving.grid)
+        changes["moving"] = sampled.warp(
+            replace(self.moving, array=array), outside=float(self.moving.array.min())
         )
         for key, dtype in (("moving_mask", bool), ("moving_labels", np.int32)):
             values = getattr(self, key)
             if values is not None:
                 values = Image(values[..., None].astype(np.float32), self.moving.grid)
-                moved = transform.warp(values, grid, order="nearest").array[..., 0]
+                moved = sampled.warp(values, order="nearest").array[..., 0]
                 changes[key] = np.rint(moved).astype(dtype)
         with warnings.catch_warnings():
             # Landmarks outside the fixed image were reported when this pair was made.

@@ -97,7 +97,7 @@ class Measured:
     @cached_property
     def sampled(self) -> Sampled:
         """The transform on the fixed grid."""
-        return Sampled(self.transform, self.pair.fixed.grid, self.pair.moving.grid)
+        return self.transform.sampled(self.pair.fixed.grid, self.pair.moving.grid)
 
     @property
     def displacement(self) -> np.ndarray:
