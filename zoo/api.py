@@ -159,10 +159,10 @@ def _chained(names: str, config: dict):
 
 def _own_arguments(part: str, config: dict) -> tuple[dict, set[str]]:
     """The arguments of one part of a chain, and the names under which they were given."""
-    import inspect
-
-    own, used = {}, set()
-    known = () if is_preset(part) else inspect.signature(registry.get(part).load()).parameters
+    own, used, known = {}, set(), set()
+    if not is_preset(part):
+        found = arguments(registry.get(part).target)
+        known = {argument.name for argument in found or ()}
     for name, value in config.items():
         if name.startswith(f"{part}."):
             own[name.removeprefix(f"{part}.")] = value
