@@ -110,7 +110,7 @@ class IGR(Surface):
         for name in ("name", "trainable", "dtype", "outputs"):
             del network[name]
         own = {name: getattr(self, name) for name in ("points_per_step", "neighbours", "box")}
-        return super().get_config() | network | own
+        return network | super().get_config() | own
 
     # The field and its training
 
