@@ -7,8 +7,9 @@ import pytest
 from zoo.data import shapes
 from zoo.data.scan import Scan
 from zoo.metrics.surface import cloud_distances
-from zoo.models.igr import IGR, _sample_mesh
+from zoo.models.igr import IGR
 from zoo.ops.compiling import in_chunks
+from zoo.surface import _sample_mesh
 
 SCAN, TRUTH = shapes.torus(20_000, seed=0), shapes.torus(20_000, seed=1)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,19 +9,17 @@ import keras
 import numpy as np
 from keras import ops
 
-from zoo.io import written_whole
 from zoo.layers.pyramid import downsample_displacement, image_pyramid
 from zoo.losses import EndpointError
 from zoo.losses.base import blank, weighted_mean
 from zoo.ops.compiling import compiled
-from zoo.ops.summaries import Summaries, can_summarise
+from zoo.reports.base import Report
 from zoo.view import variational
 
-COLUMNS = ("epoch", "level", "unit", "error")
 KNOWN, UNKNOWN = "mean endpoint error (voxels)", "mean absolute residual"
 
 
-class VariationalReport(keras.callbacks.Callback):
+class VariationalReport(Report):
     """Reports on one fixed batch while a `zoo.models.dirvnet.DIRVNet` trains.
 
     At every reported epoch `folder/epoch_0005` (and so on) gets these pictures:
@@ -68,15 +65,11 @@ class VariationalReport(keras.callbacks.Callback):
         ValueError: for arrays that do not fit together or to the model, or `every` below 1.
     """
 
+    columns = ("epoch", "level", "unit", "error")
+
     def __init__(self, data, folder: str | Path, every: int = 5, tensorboard: bool = True):
-        super().__init__()
+        super().__init__(folder, every, tensorboard)
         self._x, self._known = _batch(data)
-        if every < 1:
-            raise ValueError(f"every must be at least 1, not {every}.")
-        self.folder, self.every, self.tensorboard = Path(folder), every, tensorboard
-        self.records: list[tuple[int, int, int, float]] = []
-        self._summaries = None
-        self._started = False
 
     @property
     def measure(self) -> str:
@@ -95,33 +88,10 @@ class VariationalReport(keras.callbacks.Callback):
                 f"data: the images have the shape {shape}, this model dims={options.dims} and "
                 f"channels={options.channels}."
             )
-        self._started = False
         model = self.model
         # In training the outputs bring their trace along.
         self._register = compiled(lambda x: model(x, training=True), model)
-        if self.tensorboard and can_summarise():
-            self._summaries = Summaries(self.folder / "tensorboard")
-
-    def on_epoch_begin(self, epoch, logs=None):
-        if self._started:
-            return
-        self._started = True
-        self.records = self._earlier(epoch)
-        if epoch == 0:
-            _, _, errors = self._measured()
-            self._record(0, errors, {})
-
-    def on_epoch_end(self, epoch, logs=None):
-        epoch += 1
-        if epoch % self.every == 0:
-            outputs, known, errors = self._measured()
-            self._record(epoch, errors, logs or {})
-            self._draw(epoch, outputs, known)
-
-    def on_train_end(self, logs=None):
-        if self._summaries is not None:
-            self._summaries.close()
-            self._summaries = None
+        super().on_train_begin(logs)
 
     # Numbers
 
@@ -154,40 +124,27 @@ class VariationalReport(keras.callbacks.Callback):
         residual = ops.mean(ops.abs(fixed - moved)[..., :kept], axis=-1)
         return ops.mean(weighted_mean(blank(residual, mask), mask))
 
-    def _record(self, epoch: int, errors: list[list[float]], logs: dict):
-        self.records += [
-            (epoch, level, unit, error)
+    def _rows(self, measured) -> list[tuple[int, int, float]]:
+        *_, errors = measured
+        return [
+            (level, unit, error)
             for level, units in enumerate(errors)
             for unit, error in enumerate(units)
         ]
-        with written_whole(self._table) as partial, partial.open("w", newline="") as file:
-            csv.writer(file).writerows([COLUMNS, *self.records])
-        if self._summaries is None:
-            return
-        scalars = {f"training/{name}": float(value) for name, value in logs.items()}
-        scalars["error/mean of levels"] = float(np.mean([units[-1] for units in errors]))
+
+    def _scalars(self, measured) -> dict[str, float]:
+        *_, errors = measured
+        scalars = {"error/mean of levels": float(np.mean([units[-1] for units in errors]))}
         for level, units in enumerate(errors):
             scalars[f"error/level {level}"] = units[-1]
             scalars |= {f"units/level {level} unit {u}": error for u, error in enumerate(units)}
-        self._summaries.write(epoch, scalars)
-
-    @property
-    def _table(self) -> Path:
-        return self.folder / "losses.csv"
-
-    def _earlier(self, epoch: int) -> list[tuple[int, int, int, float]]:
-        """What an interrupted training has recorded up to this epoch."""
-        if epoch == 0 or not self._table.is_file():
-            return []
-        with self._table.open(newline="") as file:
-            rows = [tuple(map(float, row)) for row in list(csv.reader(file))[1:]]
-        records = [(*map(int, row[:3]), row[3]) for row in rows]
-        return [record for record in records if record[0] <= epoch]
+        return scalars
 
     # Pictures
 
-    def _draw(self, epoch: int, outputs: dict, known: list | None):
-        folder, x = self.folder / f"epoch_{epoch:04d}", self._x
+    def _drawn(self, folder: Path, measured):
+        outputs, known, _ = measured
+        x = self._x
         kept = self.model.options.channels
         trace = outputs["trace"]
         displacement, moved = map(_numpy, (outputs["displacement"], outputs["moved"]))
@@ -214,13 +171,12 @@ class VariationalReport(keras.callbacks.Callback):
             draw(*arguments, path=pictures[name])
         pictures["losses"] = self.folder / "losses.png"
         variational.loss_figure(self.records, self.measure, pictures["losses"])
-        if self._summaries is not None:
-            histograms = {
-                f"{level}/{kind}": values
-                for level, kinds in weights.items()
-                for kind, values in kinds.items()
-            }
-            self._summaries.write(epoch, pictures=pictures, histograms=histograms)
+        histograms = {
+            f"{level}/{kind}": values
+            for level, kinds in weights.items()
+            for kind, values in kinds.items()
+        }
+        return pictures, histograms
 
 
 def _batch(data) -> tuple[dict[str, np.ndarray], np.ndarray | None]:

@@ -1,0 +1,9 @@
+"""Training recipes shared by presets: what the `train.py` beside the weights calls."""
+
+from zoo.recipes.clouds import cloud_preset as cloud_preset
+from zoo.recipes.registrations import hippocampus_datasets as hippocampus_datasets
+from zoo.recipes.registrations import measure_all as measure_all
+from zoo.recipes.registrations import registration_preset as registration_preset
+from zoo.recipes.skeleton import Job as Job
+from zoo.recipes.skeleton import make_preset as make_preset
+from zoo.recipes.surfaces import surface_preset as surface_preset
