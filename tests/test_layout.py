@@ -125,6 +125,13 @@ def test_unknown_names_are_refused():
         _ = zoo.nothing
 
 
+def test_the_old_name_of_add_method_works_and_is_not_advertised():
+    with registry.isolated(), pytest.warns(FutureWarning, match="now add_method") as caught:
+        zoo.register("mine", task="surface", data="points")(zoo.model.Model)
+    assert [warning.filename for warning in caught] == [__file__]
+    assert "register" not in dir(zoo) + zoo.__all__
+
+
 def test_every_model_class_has_an_entry_and_the_reverse():
     declared = {entry.where for entry in registry.find() if entry.where.startswith("zoo.")}
     written = set()
