@@ -125,6 +125,35 @@ def test_leaves_use_the_standard_library(name):
             assert top in sys.stdlib_module_names or top == name, f"{path.name}: {imported}"
 
 
+def built(root: Path, folder: Path) -> set[str]:
+    """The files of a wheel of the project at `root`, without its metadata."""
+    command = [sys.executable, "-c", "import setuptools; setuptools.setup()", "--quiet", "build_py"]
+    subprocess.run([*command, "--build-lib", folder], capture_output=True, check=True, cwd=root)
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_every_file_is_shipped(tmp_path):
+    written = {
+        str(path.relative_to(ROOT))
+        for name in PACKAGES
+        for path in (ROOT / name).rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+    assert built(ROOT, tmp_path) == written
+
+
+def test_assets_are_shipped(tmp_path):
+    root = tmp_path / "project"
+    assets = {"zoo/view/assets/page.html", "zoo/view/assets/icons/one.png", "zoo/assets/facts.json"}
+    code = {"zoo/__init__.py", "zoo/view/__init__.py"}
+    for name in assets | code | {"zoo/view/notes.txt"}:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("__version__ = '1'")
+    for name in ("setup.cfg", "pyproject.toml"):
+        (root / name).write_bytes((ROOT / name).read_bytes())
+    assert built(root, tmp_path / "built") == assets | code
+
+
 def test_listing_loads_nothing_heavy():
     code = (
         "import sys, zoo; zoo.find('*'); zoo.find('*', pretrained=True); zoo.describe('igr');"
