@@ -499,7 +499,7 @@ def _counting_flow(flow, pair: Pair) -> np.ndarray:
         )
     if not np.isfinite(flow).all():
         raise ValueError("flow must be finite; it holds NaN or infinite values.")
-    return flow[pair.counts("moving")]
+    return flow[pair.counting_mask("moving")]
 
 
 def _check_spread(side: str, points: np.ndarray):
