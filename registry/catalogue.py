@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import importlib
-import operator
-import re
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
+
+from registry import plugins
+from registry.entry import Entry, fold, several
 
 _FACTS = ("task", "data", "dims", "traits")
 
@@ -27,106 +26,10 @@ class UnknownName(KeyError):
     __str__ = Exception.__str__  # KeyError shows the repr of its message, quotes and all
 
 
-@dataclass(frozen=True)
-class Entry:
-    """What the catalogue knows about one method, without importing it.
+def add_method(entry: Entry | str | None = None, /, *, replace: bool = False, **facts: Any) -> Any:
+    """Put a method into the catalogue: `add_method(Entry(...))`, or as a decorator of a class.
 
-    Attributes:
-        name: Lower case letters, digits, underscores and dashes. No dot: a dot separates model
-            and tag in the name of a preset.
-        target: `"package.module:Class"`, or the class itself.
-        task: What it solves: `"registration"`, `"surface"`, or words of your own.
-        data: What it works on: `"image"`, `"points"`, `"mesh"`. One string stands for a tuple of
-            one, here and in `traits`.
-        dims: Spatial dimensions it supports.
-        traits: Properties worth searching for, such as `"diffeomorphic"`.
-        summary: One sentence.
-        paper: A reference, such as `"arXiv:2002.10099"`.
-        error: Why a plugin could not be loaded; such an entry is broken and only `load` raises.
-        plugin: The distribution that brought the entry; filled in by `registry.plugins`.
-    """
-
-    name: str
-    target: str | type
-    task: str
-    data: tuple[str, ...]
-    dims: tuple[int, ...] = (2, 3)
-    traits: tuple[str, ...] = ()
-    summary: str = ""
-    paper: str = ""
-    error: str = ""
-    plugin: str = ""
-
-    def __post_init__(self) -> None:
-        if not (isinstance(self.name, str) and re.fullmatch(r"[a-z0-9_-]+", self.name)):
-            raise ValueError(
-                f"name: got {self.name!r}, expected lower case letters, digits, underscores "
-                "and dashes"
-            )
-        if not (isinstance(self.task, str) and self.task.strip()):
-            raise ValueError(f"task of {self.name!r}: got {self.task!r}, expected a word")
-        for field, kind in (("data", str), ("dims", int), ("traits", str)):
-            value = getattr(self, field)
-            values = _several(value)
-            if not all(isinstance(item, kind) for item in values):
-                raise TypeError(
-                    f"{field} of {self.name!r}: got {value!r}, expected one or several "
-                    f"{kind.__name__}"
-                )
-            object.__setattr__(self, field, values)
-        # A broken plugin's target is whatever its metadata says, malformed or not.
-        well_formed = isinstance(self.target, type) or (
-            isinstance(self.target, str) and re.fullmatch(r"[\w.]+:[\w.]+", self.target)
-        )
-        if not (well_formed or self.error):
-            raise ValueError(
-                f"target of {self.name!r}: got {self.target!r}, expected a class or "
-                "'package.module:Class'"
-            )
-
-    @property
-    def where(self) -> str:
-        """The target in words: `"package.module:Class"`."""
-        if isinstance(self.target, type):
-            return f"{self.target.__module__}:{self.target.__qualname__}"
-        return self.target
-
-    def load(self) -> type:
-        """Import the target and return the class.
-
-        Returns:
-            The class that this entry stands for.
-
-        Raises:
-            RuntimeError: The entry is a broken plugin's.
-            ImportError: The target cannot be imported; the cause is chained.
-            TypeError: The target is not a class.
-        """
-        if self.error:
-            raise RuntimeError(
-                f"{self.name!r} ({self.where}) comes from the plugin {self.plugin!r}, which "
-                f"could not be loaded: {self.error}"
-            )
-        if isinstance(self.target, type):
-            return self.target
-        module, _, path = self.target.partition(":")
-        try:
-            found = operator.attrgetter(path)(importlib.import_module(module))
-        except Exception as error:
-            raise ImportError(
-                f"cannot load {self.name!r} from {self.target!r}: {type(error).__name__}: {error}"
-            ) from error
-        if not isinstance(found, type):
-            raise TypeError(
-                f"cannot load {self.name!r} from {self.target!r}: got {found!r}, expected a class"
-            )
-        return found
-
-
-def register(entry: Entry | str | None = None, /, *, replace: bool = False, **facts: Any) -> Any:
-    """Add an entry: `register(Entry(...))`, or as a decorator of a class.
-
-        @register("mine", task="registration", data="image")
+        @add_method("mine", task="registration", data="image")
         class Mine: ...
 
     Args:
@@ -149,17 +52,28 @@ def register(entry: Entry | str | None = None, /, *, replace: bool = False, **fa
     elif entry is not None:
         raise TypeError(
             f"entry: got {entry!r} with {sorted(facts)}, expected an Entry alone, or a name and "
-            "facts: @register('mine', task=..., data=...)"
+            "facts: @add_method('mine', task=..., data=...)"
         )
 
     def decorate(cls: type) -> type:
         if not isinstance(cls, type):
-            raise TypeError(f"@register got {cls!r}, expected a class")
+            raise TypeError(f"@add_method got {cls!r}, expected a class")
         first_line = (cls.__doc__ or "").strip().partition("\n")[0].strip()
         _add(Entry(target=cls, **{"summary": first_line, **facts}), replace)
         return cls
 
     return decorate
+
+
+def register(*args: Any, **facts: Any) -> Any:
+    """The old name of `add_method`, which warns: `zoo register` in a shell registers a pair."""
+    # FutureWarning, because Python hides DeprecationWarning from users.
+    warnings.warn(
+        "register is now add_method: @zoo.add_method(...) puts a method into the catalogue",
+        FutureWarning,
+        stacklevel=2,
+    )
+    return add_method(*args, **facts)
 
 
 def rename(old: str, new: str) -> None:
@@ -201,7 +115,7 @@ def get(name: str) -> Entry:
             return entries[key]
         if key in _renamed:
             entry = entries[_renamed[key]]
-            # FutureWarning, because Python hides DeprecationWarning from users.
+            # As for `register`, a warning that Python shows.
             warnings.warn(f"{name!r} is now {entry.name!r}", FutureWarning, stacklevel=2)
             return entry
     raise _unknown(name, entries)
@@ -228,9 +142,24 @@ def find(pattern: str = "*", **facts: Any) -> list[Entry]:
         entry
         for key, entry in _everything().items()
         if fnmatchcase(key, folded)
-        and all(set(_several(v)) <= set(_several(getattr(entry, f))) for f, v in facts.items())
+        and all(set(several(v)) <= set(several(getattr(entry, f))) for f, v in facts.items())
     ]
     return sorted(matches, key=lambda entry: entry.name)
+
+
+def models() -> list[Entry]:
+    """The entries of all plugins, imported on the first call.
+
+    Each entry point of the group `zoo.models` gives an `Entry`, an iterable of them, or a function
+    that returns either. One that fails becomes a broken entry with the entry point's name.
+
+    A plugin never overrides: an entry whose name is registered, or belongs to a plugin that sorts
+    before, is broken as well, and listed as `<distribution>-<name>` to keep names unique.
+
+    Returns:
+        The entries, broken ones included; no two share a name.
+    """
+    return plugins.entries(_taken())
 
 
 @contextmanager
@@ -247,15 +176,7 @@ def isolated() -> Iterator[None]:
                 state.update(saved)
 
 
-def fold(name: str) -> str:
-    """The spelling under which names are compared."""
-    if not isinstance(name, str):
-        raise TypeError(f"name: got {name!r}, expected a string")
-    # To the dash, not to the underscore: the pattern "[a-f]*" has to survive.
-    return name.lower().replace("_", "-")
-
-
-def taken() -> dict[str, str]:
+def _taken() -> dict[str, str]:
     """Folded names that plugins may not have, old names included, and what each stands for."""
     with _lock:
         owner = {old: _entries[new].where for old, new in _renamed.items()}
@@ -265,7 +186,7 @@ def taken() -> dict[str, str]:
 def _add(entry: Entry, replace: bool) -> Entry:
     key = fold(entry.name)
     with _lock:
-        if not replace and (owner := taken().get(key)):
+        if not replace and (owner := _taken().get(key)):
             raise ValueError(
                 f"name: {entry.name!r} already stands for {owner}; replace=True replaces it"
             )
@@ -280,15 +201,8 @@ def _registered() -> dict[str, Entry]:
 
 
 def _everything() -> dict[str, Entry]:
-    from registry import plugins  # not on top: plugins are made of entries
-
-    found = plugins.models()  # before _registered: a plugin may register more as it is imported
+    found = models()  # before _registered: a plugin may register more as it is imported
     return {fold(entry.name): entry for entry in found} | _registered()
-
-
-def _several(value: Any) -> tuple:
-    is_one = isinstance(value, str) or not isinstance(value, Iterable)
-    return (value,) if is_one else tuple(value)
 
 
 def _unknown(name: str, entries: dict[str, Entry]) -> UnknownName:

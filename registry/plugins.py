@@ -17,13 +17,13 @@ import importlib
 import os
 import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from registry.catalogue import Entry, fold, taken
+from registry.entry import Entry, fold
 
 # A plugin may end in sys.exit() as well as in an exception; only the user's Ctrl-C goes through.
 _FAILURES = (Exception, SystemExit)
@@ -33,19 +33,16 @@ _models: list[Entry] | None = None
 _presets: tuple[list[Path], dict[str, str]] | None = None
 
 
-def models() -> list[Entry]:
-    """The entries of all plugins, imported on the first call.
+def entries(taken: Mapping[str, str]) -> list[Entry]:
+    """The entries of all plugins, as `registry.models` describes them.
 
-    Each entry point of the group `zoo.models` gives an `Entry`, an iterable of them, or a function
-    that returns either. One that fails becomes a broken entry with the entry point's name.
-
-    A plugin never overrides: an entry whose name is registered, or belongs to a plugin that sorts
-    before, is broken as well, and listed as `<distribution>-<name>` to keep names unique.
+    Args:
+        taken: Folded names that no plugin may have, and what each stands for.
 
     Returns:
-        The entries, broken ones included; no two share a name.
+        The entries, broken ones included; no two share a name, and none has one that is taken.
     """
-    owners, listed = taken(), []
+    owners, listed = dict(taken), []
     # Broken ones last, so that they take no name from an entry that works.
     for entry in sorted(_loaded_models(), key=lambda entry: bool(entry.error)):
         name = entry.name

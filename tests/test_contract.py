@@ -18,6 +18,6 @@ def test_a_broken_method_fails_by_clause():
         """A model without a loss."""
 
     with registry.isolated():
-        zoo.register("untrained", task="surface", data="points")(Untrained)
+        zoo.add_method("untrained", task="surface", data="points")(Untrained)
         with pytest.raises(AssertionError, match=r"^untrained: .*NotImplementedError"):
             testing.check("untrained")

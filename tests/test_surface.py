@@ -98,7 +98,7 @@ def test_what_is_missing_is_named():
 def test_a_method_of_a_few_lines_keeps_the_contract():
     with registry.isolated():
         facts = {"data": ("points",), "dims": (2, 3), "summary": "An ellipsoid."}
-        zoo.register("ellipsoid", task="surface", **facts)(Ellipsoid)
+        zoo.add_method("ellipsoid", task="surface", **facts)(Ellipsoid)
         assert len(testing.check("ellipsoid")) == len(testing.CONTRACT)
 
 

@@ -15,7 +15,7 @@ _HOMES = {
     "create": "zoo.api",
     "load": "zoo.api",
     "presets": "zoo.api",
-    "register": "registry",
+    "add_method": "registry",
     "Entry": "registry",
     "Model": "zoo.model",
     "Scan": "zoo.data.scan",
@@ -25,6 +25,9 @@ _HOMES = {
     "Transform": "zoo.transform",
 }
 
+# Names of the past: they work and warn, but are not advertised.
+_OLD_HOMES = {"register": "registry"}
+
 # Rooms that are imported when they are first named, as in `zoo.layers.SpatialTransformer`.
 _ROOMS = ("data", "io", "layers", "losses", "metrics", "ops", "testing", "view")
 
@@ -32,8 +35,8 @@ __all__ = sorted(_HOMES)
 
 
 def __getattr__(name):
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    if home := _HOMES.get(name) or _OLD_HOMES.get(name):
+        return getattr(import_module(home), name)
     if name in _ROOMS:
         return import_module(f"zoo.{name}")
     raise AttributeError(f"module 'zoo' has no attribute {name!r}; it has {', '.join(__all__)}")

@@ -1,6 +1,6 @@
 """The built-in methods: the whole zoo on one screen. A class is imported when it is asked for."""
 
-from registry import Entry, register
+from registry import Entry, add_method
 
 ENTRIES = (
     Entry(
@@ -55,4 +55,4 @@ ENTRIES = (
 )
 
 for entry in ENTRIES:
-    register(entry)
+    add_method(entry)

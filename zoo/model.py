@@ -273,7 +273,7 @@ class Model(keras.Model):
         entry = next((entry for entry in registry.find() if entry.where == where), None)
         if entry is None:
             raise ValueError(
-                f"{cls.__name__} is not registered; give it a name with zoo.register first."
+                f"{cls.__name__} is not registered; give it a name with zoo.add_method first."
             )
         return entry
 

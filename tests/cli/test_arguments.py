@@ -120,7 +120,7 @@ def test_settings_of_several_methods():
 def test_arguments_that_are_not_known_are_passed_on():
     with registry.isolated():
         facts = {"task": "registration", "data": "points"}
-        registry.register(registry.Entry("unread", "no_such_package.module:Class", **facts))
+        registry.add_method(registry.Entry("unread", "no_such_package.module:Class", **facts))
         assert settings("unread", ["flag=True", "count=3"]) == {"flag": True, "count": 3}
         assert for_dimension("unread", 3) == {"dims": 3}
         assert settings("affine+unread", ["count=3"]) == {"unread.count": 3}

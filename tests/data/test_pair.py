@@ -171,6 +171,17 @@ def test_clouds():
 # Files
 
 
+def test_points_that_count():
+    points = np.random.default_rng(0).normal(size=(4, 3))
+    weights = np.array([0.0, 1.0, 2.0, 4.0])
+    pair = Pair(points, points, moving_mask=[1, 1, 0, 1], weights=weights)
+    assert pair.counting_mask("fixed").tolist() == [True] * 4
+    assert pair.counting_mask("moving").tolist() == [False, True, False, True]
+    counting, shares = pair.counting("moving")
+    np.testing.assert_array_equal(counting, points[[1, 3]])
+    assert shares.tolist() == [0.25, 1.0]
+
+
 def test_read_images(tmp_path):
     pytest.importorskip("SimpleITK")
     grid = GRIDS[1]

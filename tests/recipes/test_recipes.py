@@ -137,7 +137,7 @@ def test_a_job_goes_on_where_it_was_interrupted(run, tmp_path, capsys):
         return run(preset, "folder", "--fast")
 
     with registry.isolated():
-        zoo.register("line", task="registration", data="points")(Line)
+        zoo.add_method("line", task="registration", data="points")(Line)
         with pytest.raises(KeyboardInterrupt):
             train(stops_after=1)
         assert (tmp_path / "made" / ".tiny-training-fast" / "minutes.json").is_file()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import registry
-from registry import Entry, UnknownName, find, get, register, rename
+from registry import Entry, UnknownName, add_method, find, get, rename
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,17 +72,17 @@ def test_load_names_entry_target_and_cause(target, kind, cause):
 # Registration
 
 
-def test_register_an_entry():
+def test_an_entry_is_added():
     mine = entry("point-mover")
-    assert register(mine) is mine
+    assert add_method(mine) is mine
     assert get("point-mover") is mine
 
 
 @pytest.mark.parametrize("how", [(("mine",), {}), ((), {"name": "mine"})])
-def test_register_decorates_a_class(how):
+def test_add_method_decorates_a_class(how):
     names, keywords = how
 
-    @register(*names, **keywords, task="surface", data="mesh", dims=3)
+    @add_method(*names, **keywords, task="surface", data="mesh", dims=3)
     class Mine:
         """A method of mine.
 
@@ -95,38 +95,52 @@ def test_register_decorates_a_class(how):
 
 
 def test_a_given_summary_wins_and_a_docstring_may_lack():
-    register("told", task="t", data="image", summary="Told.")(type("Told", (), {"__doc__": "Doc"}))
-    register("mute", task="t", data="image")(type("Mute", (), {}))
+    add_method("told", task="t", data="image", summary="Told.")(
+        type("Told", (), {"__doc__": "Doc"})
+    )
+    add_method("mute", task="t", data="image")(type("Mute", (), {}))
     assert (get("told").summary, get("mute").summary) == ("Told.", "")
 
 
 def test_a_duplicate_raises_and_says_where_the_first_one_is():
-    register(entry("point-mover"))
+    add_method(entry("point-mover"))
     other = entry("point_mover", "decimal:Decimal")
     with pytest.raises(ValueError, match="'point_mover' already stands for fractions:Fraction"):
-        register(other)
-    register(other, replace=True)
+        add_method(other)
+    add_method(other, replace=True)
     assert [e.target for e in find("point?mover")] == ["decimal:Decimal"]
 
 
-def test_register_refuses_what_it_cannot_use():
+def test_add_method_refuses_what_it_cannot_use():
     with pytest.raises(TypeError, match="expected an Entry alone"):
-        register(entry(), task="surface")
+        add_method(entry(), task="surface")
     with pytest.raises(TypeError, match="expected an Entry alone"):
-        register("mine", name="other")
+        add_method("mine", name="other")
     with pytest.raises(TypeError, match="expected an Entry alone"):
-        register(Fraction)
+        add_method(Fraction)
     with pytest.raises(TypeError, match="taks"):
-        register("mine", taks="surface", data="mesh")(Fraction)
+        add_method("mine", taks="surface", data="mesh")(Fraction)
     with pytest.raises(TypeError, match="expected a class"):
-        register("mine", task="surface", data="mesh")(len)
+        add_method("mine", task="surface", data="mesh")(len)
+
+
+def test_register_is_the_old_name_of_add_method_and_warns():
+    with pytest.warns(FutureWarning, match="register is now add_method") as caught:
+
+        @registry.register("mine", task="surface", data="mesh")
+        class Mine: ...
+
+        registry.register(entry("thing"))
+    assert [get("mine").load(), get("thing").load()] == [Mine, Fraction]
+    assert [warning.filename for warning in caught] == [__file__] * 2
+    assert "register" not in registry.__all__
 
 
 def test_isolated_undoes_everything():
-    register(entry("kept"))
+    add_method(entry("kept"))
     with pytest.raises(ZeroDivisionError), registry.isolated():
-        register(entry("kept", "decimal:Decimal"), replace=True)
-        register(entry("dropped"))
+        add_method(entry("kept", "decimal:Decimal"), replace=True)
+        add_method(entry("dropped"))
         rename("older", "kept")
         raise ZeroDivisionError
     assert get("kept").target == "fractions:Fraction"
@@ -140,12 +154,12 @@ def test_isolated_undoes_everything():
 
 @pytest.mark.parametrize("name", ["point-mover_2", "POINT_MOVER-2", "Point-Mover-2"])
 def test_get_forgives_case_and_dashes(name):
-    register(entry("point-mover_2"))
+    add_method(entry("point-mover_2"))
     assert get(name).name == "point-mover_2"
 
 
 def test_unknown_name_offers_close_matches_in_a_plain_sentence():
-    register(entry("point-mover"))
+    add_method(entry("point-mover"))
     with pytest.raises(KeyError) as caught:
         get("Point_Movre")
     assert isinstance(caught.value, UnknownName)
@@ -163,9 +177,9 @@ def test_names_are_strings():
 
 @pytest.fixture
 def things():
-    register(entry("test-c", task="surface", data=("points", "mesh"), dims=3))
-    register(entry("test-a", data="image", traits=("amortised", "diffeomorphic")))
-    register(entry("test-b", data=("image", "points"), dims=2, traits="amortised"))
+    add_method(entry("test-c", task="surface", data=("points", "mesh"), dims=3))
+    add_method(entry("test-a", data="image", traits=("amortised", "diffeomorphic")))
+    add_method(entry("test-b", data=("image", "points"), dims=2, traits="amortised"))
 
 
 @pytest.mark.parametrize(
@@ -198,7 +212,7 @@ def test_find_names_the_facts_it_knows(things):
 
 
 def test_an_old_name_forwards_and_warns():
-    register(entry("new-name"))
+    add_method(entry("new-name"))
     rename("old-name", "new_name")
     with pytest.warns(FutureWarning, match="'Old_Name' is now 'new-name'") as caught:
         assert get("Old_Name").name == "new-name"
@@ -207,16 +221,16 @@ def test_an_old_name_forwards_and_warns():
 
 
 def test_an_old_name_shadows_nothing():
-    register(entry("here"))
-    register(entry("there"))
+    add_method(entry("here"))
+    add_method(entry("there"))
     with pytest.raises(ValueError, match="'HERE', the name of fractions:Fraction"):
         rename("HERE", "there")
     with pytest.raises(UnknownName, match="Did you mean 'there'"):
         rename("old", "theer")
     rename("old", "there")
     with pytest.raises(ValueError, match="already stands for"):
-        register(entry("old"))
-    register(entry("old", "decimal:Decimal"), replace=True)
+        add_method(entry("old"))
+    add_method(entry("old", "decimal:Decimal"), replace=True)
     assert get("old").target == "decimal:Decimal"
 
 
@@ -284,7 +298,7 @@ def test_a_broken_plugin_is_listed_and_hurts_nobody(install, source, error):
 
 
 def test_a_plugin_overrides_nothing(install):
-    register(entry("built-in", "decimal:Decimal"))
+    add_method(entry("built-in", "decimal:Decimal"))
     install("zoo-b", f"{ONE}E = [one('built_in'), one('shared')]", "entries = zoo_b:E")
     install("zoo-c", f"{ONE}E = one('shared')", "entries = zoo_c:E")
     install("zoo-a", "raise ValueError('sorry')", "shared = zoo_a:E")
@@ -298,14 +312,16 @@ def test_a_plugin_overrides_nothing(install):
 
 
 def test_a_plugin_may_use_the_registry_while_it_is_imported(install):
-    source = f"{ONE}SEEN = [e.name for e in find('p-*')]\nregister(one('p-two'))\nE = one('p-one')"
+    source = (
+        f"{ONE}SEEN = [e.name for e in find('p-*')]\nadd_method(one('p-two'))\nE = one('p-one')"
+    )
     install("zoo-p", source, "p = zoo_p:E")
     assert get("p-two").load() is Fraction
     assert [e.name for e in find("p-*")] == ["p-one", "p-two"]
 
 
 def test_plugins_load_once_and_only_when_needed(install):
-    register(entry("here"))
+    add_method(entry("here"))
     install("zoo-p", "E = []", "p = zoo_p:E")
     get("here")
     assert "zoo_p" not in sys.modules

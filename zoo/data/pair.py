@@ -208,7 +208,7 @@ class Pair:
             warnings.simplefilter("ignore", LandmarksOutside)
             return replace(self, **changes)
 
-    def counts(self, side: str) -> np.ndarray:
+    def counting_mask(self, side: str) -> np.ndarray:
         """Which points of a cloud count: booleans, by the mask and, for "moving", the weights.
 
         Args:
@@ -228,11 +228,11 @@ class Pair:
         Args:
             side: "fixed" or "moving".
         """
-        counts = self.counts(side)
-        weights = np.ones(len(counts))
+        mask = self.counting_mask(side)
+        weights = np.ones(len(mask))
         if side == "moving" and self.weights is not None:
             weights = self.weights / self.weights.max()
-        return getattr(self, side).points[counts], weights[counts]
+        return getattr(self, side).points[mask], weights[mask]
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The pair as a batch of one, float32, for a model.

@@ -29,7 +29,7 @@ from zoo.data.pair import Pair
 from zoo.data.pairs import RepeatedBatch
 from zoo.geometry import Grid
 from zoo.layers.lattice import SQUARINGS, displacement_at
-from zoo.ops.arguments import at_least, one_of
+from zoo.ops.arguments import at_least, between, one_of
 from zoo.ops.closest_points import align_clouds
 from zoo.registration import Registration
 from zoo.registration.fitting import Training, half_cosine
@@ -116,8 +116,7 @@ class DiVRoC(Registration):
         one_of("squash", squash, SQUASHES)
         at_least("points", points, 8, optional=True)
         at_least("patience", patience, 1, optional=True)
-        if not 0 <= held_out <= 0.5:
-            raise ValueError(f"held_out must lie between 0 and 0.5, not {held_out}.")
+        between("held_out", held_out, 0.0, 0.5)
         if start == "flow":
             warnings.warn(
                 "start='flow' is a chain now: zoo.transform.scattered(points, flow), then "
@@ -263,7 +262,7 @@ class DiVRoC(Registration):
                 f"{flow.shape} and {(~np.isfinite(flow)).sum()} values that are not."
             )
         points, weights = pair.counting("moving")
-        return points, flow[pair.counts("moving")], weights
+        return points, flow[pair.counting_mask("moving")], weights
 
     def _begin(self, fixed, moving, weights):
         """Sets the start and the box, and forgets what was fitted before."""

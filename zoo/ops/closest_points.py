@@ -13,7 +13,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 KINDS = ("rigid", "similarity", "affine")
-FEW = 2000  # points that suffice to choose between starts of clouds
+START_POINTS = 2000  # of each cloud that suffice to choose between starts
 ALIKE = 1.05  # ratio of the sizes of two clouds up to which only their own sizes are tried
 COLLAPSED = 1e-3  # share of its size to which a cloud must not shrink, nor grow by the inverse
 FLAT = 1e-6  # share of the longest axis of a cloud below which another one is none
@@ -50,7 +50,7 @@ def align_clouds(
     frames = [_centre_and_size(points, trim) for points in (fixed, moving)]
     centres, sizes = zip(*frames, strict=True)
     fixed, moving = (fixed - centres[0]) / sizes[0], (moving - centres[1]) / sizes[0]
-    draws = [np.random.default_rng(0).permutation(len(p))[:FEW] for p in (fixed, moving)]
+    draws = [np.random.default_rng(0).permutation(len(p))[:START_POINTS] for p in (fixed, moving)]
     few = fixed[draws[0]], moving[draws[1]], weights[draws[1]]
     ratio = sizes[0] / sizes[1]
     factors = [1.0]
