@@ -23,7 +23,7 @@ import free_form
 def method():
     with registry.isolated():
         facts = {"task": "registration", "data": "image", "dims": (2, 3)}
-        registry.add_method(registry.Entry("free-form", free_form.FreeForm, **facts, summary="FFD."))
+        zoo.add_method("free-form", **facts)(free_form.FreeForm)
         yield "free-form"
 
 
