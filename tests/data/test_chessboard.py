@@ -282,7 +282,7 @@ def test_zero_field_as_in_the_calibration(kind, published):
         ({"kind": "rigid"}, "kind must be one of .'affine', 'smooth'"),
         ({"base": "both"}, "base must be"),
         ({"steps": 0}, "steps must be at least 1, not 0"),
-        ({"images": 0}, "images must be at least 1, not 0"),
+        ({"images": 0}, "images must be at least 1 or None, not 0"),
         ({"still": 1.5}, "still must lie between 0 and 1, not 1.5"),
         ({"magnitude": (6, 1)}, "magnitude must be a number or two in order, from 0 on"),
         ({"magnitude": -1}, "magnitude must be a number or two in order, from 0 on"),

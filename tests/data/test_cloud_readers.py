@@ -266,7 +266,7 @@ def test_flow_spreads_to_landmarks():
     mean = benchmarks.spread_flow(two, values, at, "gaussian")
     share = 1 / (1 + np.exp((7.5**2 - 2.5**2) / 50))
     np.testing.assert_allclose(mean[:, 0], [2, 1 + 2 * share, 1])
-    with pytest.raises(ValueError, match="'spline' or 'gaussian'"):
+    with pytest.raises(ValueError, match="method must be one of .'spline', 'gaussian'"):
         benchmarks.spread_flow(two, values, at, "nearest")
 
 
