@@ -11,13 +11,14 @@ import numpy as np
 from keras import ops
 
 from zoo.ops.compiling import tensorflow_on_cpu
+from zoo.ops.training import Released
 
 MANIFEST_FACTS = frozenset(
     ("summary", "metrics", "training", "licence", "paper", "notes", "default", "files")
 )
 
 
-class Model(keras.Model):
+class Model(Released):
     """A `keras.Model` that knows its paper's training and reads the zoo's containers.
 
     A method is a subclass with a constructor whose arguments `get_config` returns, a `call`, and:

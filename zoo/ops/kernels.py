@@ -62,7 +62,9 @@ def with_gradient(forward: Callable, *backward: Callable) -> Callable:
             # Otherwise a tape records the inside of `forward` as well, for nothing.
             return forward(*map(tf.stop_gradient, tensors)), pull_back
 
-        return function
+        # TensorFlow keeps every trace of a custom gradient for good, with the graph around it. So
+        # it has a graph of its own, traced once for each combination of shapes.
+        return tf.function(function, autograph=False)
     if keras.backend.backend() == "jax":
         import jax
 
