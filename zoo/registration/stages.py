@@ -21,6 +21,7 @@ from zoo.losses import Diffusion
 from zoo.losses.cloud_terms import DensityImages, DistanceVolumes, NearestPoints, search_tree
 from zoo.ops.arguments import at_least, not_negative, one_of, positive
 from zoo.ops.compiling import compiled
+from zoo.ops.training import Released
 
 TERMS = ("chamfer", "density", "distance")
 SPACING_POINTS = 8192  # that suffice for the spacing of a cloud
@@ -149,7 +150,7 @@ class Clouds:
         return self._trees[count]
 
 
-class Descent(keras.Model):
+class Descent(Released):
     """The displacement of one stage; what it is trained on, it brings along.
 
     Args:
