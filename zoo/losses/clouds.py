@@ -29,7 +29,7 @@ from zoo.ops.splatting import (
     to_voxels,
 )
 
-PENALTIES = ("linear", "squared", "huber", "charbonnier", "geman_mcclure")
+DISTANCE_PENALTIES = ("linear", "squared", "huber", "charbonnier", "geman_mcclure")
 SIDES = ("both", "moved", "target")
 
 
@@ -161,7 +161,7 @@ class _Penalty:
     """A function of squared distances: `penalty` and its `scale`, capped at the distance `trim`."""
 
     def __init__(self, penalty: str, scale: float, trim: float | None):
-        one_of("penalty", penalty, PENALTIES)
+        one_of("penalty", penalty, DISTANCE_PENALTIES)
         positive("scale", scale)
         positive("trim", trim, optional=True)
         self.penalty, self.scale, self.trim = penalty, float(scale), trim

@@ -130,7 +130,9 @@ class Registration(Model):
             self.check_training(x)
             given = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else callbacks
             epochs = 1 if epochs is None else epochs
-            return super().fit(x, y, epochs=epochs, callbacks=given, verbose=verbose, **kwargs)
+            history = super().fit(x, y, epochs=epochs, callbacks=given, verbose=verbose, **kwargs)
+            self.fitted = True
+            return history
         self.check_pair(x, "x")
         if y is not None:
             raise TypeError("y must be None: a pair brings all that is known about it.")
