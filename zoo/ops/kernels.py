@@ -27,10 +27,29 @@ def kernel(function: Callable) -> Callable:
     Returns:
         A function of the same signature.
     """
+    return _compiled(function, xla=True)
+
+
+def shared_graph(function: Callable) -> Callable:
+    """Compiles a function of tensors that many models share, so that none traces it again.
+
+    TensorFlow keeps a part of every graph that calls a kernel for good. Models that are made by
+    the dozen, and train with `run_eagerly`, call their kernels from a shared graph instead.
+
+    Args:
+        function: maps tensors to tensors, reads no variables and keeps no state.
+
+    Returns:
+        A function of the same signature.
+    """
+    return _compiled(function, xla=False)
+
+
+def _compiled(function: Callable, xla: bool) -> Callable:
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(function, jit_compile=True, autograph=False)
+        return tf.function(function, jit_compile=xla or None, autograph=False)
     if keras.backend.backend() == "jax":
         import jax
 

@@ -20,6 +20,19 @@ class Released(keras.Model):
         return _beyond_replicas(super().train_step, *args)
 
 
+class Transient(Released):
+    """A model of which many are made, to be trained once each.
+
+    Under TensorFlow it traces no graph for its steps, which takes a second and leaves megabytes
+    behind wherever a graph calls a kernel; what is worth a graph it calls as a
+    `zoo.ops.kernels.shared_graph`.
+    """
+
+    def compile(self, *args, **kwargs):
+        kwargs.setdefault("run_eagerly", keras.backend.backend() == "tensorflow")
+        super().compile(*args, **kwargs)
+
+
 def _beyond_replicas(function: Callable, *args):
     """Calls a function where Keras adds nothing over replicas, unless there are several."""
     if keras.backend.backend() == "tensorflow":
