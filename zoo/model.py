@@ -181,9 +181,6 @@ class Model(Released):
                 f"x must be a container such as zoo.Scan or zoo.Pair (their `read` takes paths), "
                 f"an array or a data set, not {x!r:.60}."
             )
-        if self.built and not self.optimizer.built:
-            # Variables that a training step makes in its graph have it traced twice.
-            self.optimizer.build(self.trainable_variables)
         options = {name: kwargs[name] for name in self.prepare_options if name in kwargs}
         dataset = self.prepare(x, **options)
         if kwargs.get("validation_data") is not None:

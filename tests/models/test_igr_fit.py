@@ -16,7 +16,7 @@ SCAN, TRUTH = shapes.torus(20_000, seed=0), shapes.torus(20_000, seed=1)
 
 def fitted(seed=0, normals=True, steps=600):
     keras.utils.set_random_seed(seed)
-    model = IGR(width=128, depth=4, skips=(2,), points_per_step=1024)
+    model = IGR(width=128, depth=4, skips=(2,), points_per_step=384)
     decay = keras.optimizers.schedules.CosineDecay(2e-3, steps, alpha=1e-2)
     model.compile(keras.optimizers.Adam(decay))
     scan = SCAN if normals else Scan(SCAN.points)
@@ -51,11 +51,14 @@ def test_a_torus_with_normals():
 
 
 def test_a_torus_without_normals():
+    """Four seeds of five end well."""
     good = []
     for seed in range(5):
         results = measured(fitted(seed, normals=False))
         assert results["eikonal"] <= 0.08
         good.append(results["chamfer"] <= 0.0100 and results["sign"] >= 0.998)
+        if sum(good) == 4:
+            break
     assert sum(good) >= 4
 
 
@@ -64,7 +67,7 @@ def test_the_frame_moves_and_scales_the_reconstruction():
     plain = fitted(steps=60)
     factor, shift = 25.0, np.array([300.0, -300.0, 1.0])
     keras.utils.set_random_seed(0)
-    moved = IGR(width=128, depth=4, skips=(2,), points_per_step=1024)
+    moved = IGR(width=128, depth=4, skips=(2,), points_per_step=384)
     decay = keras.optimizers.schedules.CosineDecay(2e-3, 60, alpha=1e-2)
     moved.compile(keras.optimizers.Adam(decay))
     scan = Scan(SCAN.points * factor + shift, SCAN.normals)
