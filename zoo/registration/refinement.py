@@ -13,6 +13,7 @@ from zoo.layers.bspline import bspline_expand, control_shape
 from zoo.layers.pyramid import downsample_displacement, image_pyramid, upsample_displacement
 from zoo.losses.tables import both_masks
 from zoo.ops.sampling import warp
+from zoo.ops.training import Released
 from zoo.registration.fitting import Training, half_cosine
 
 
@@ -58,7 +59,7 @@ def refine(
     return displacement
 
 
-class Refinement(keras.Model):
+class Refinement(Released):
     """A displacement `start + A c` whose weights are the control points `c` of a linear B-spline.
 
     Called with a batch of one pair, a dict of `fixed` and `moving` `[1, *spatial, channels]`, it

@@ -8,7 +8,8 @@ distance transform.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 
 import keras
@@ -19,8 +20,9 @@ from scipy.spatial import cKDTree
 from zoo.layers.lattice import displacement_at, smoothed_lattice
 from zoo.losses import Diffusion
 from zoo.losses.cloud_terms import DensityImages, DistanceVolumes, NearestPoints, search_tree
+from zoo.ops import kernels
 from zoo.ops.arguments import at_least, not_negative, one_of, positive
-from zoo.ops.compiling import compiled
+from zoo.ops.training import Transient
 
 TERMS = ("chamfer", "density", "distance")
 SPACING_POINTS = 8192  # that suffice for the spacing of a cloud
@@ -149,7 +151,7 @@ class Clouds:
         return self._trees[count]
 
 
-class Descent(keras.Model):
+class Descent(Transient):
     """The displacement of one stage; what it is trained on, it brings along.
 
     Args:
@@ -199,31 +201,25 @@ class Descent(keras.Model):
         else:
             self.term = DistanceVolumes(*known, stage.rasters)
         self.trackers = [keras.metrics.Mean(name=name) for name in ("data", "smoothness")]
-        self.penalty = Diffusion()
         self._latest: tuple[int, tuple[np.ndarray, cKDTree]] | None = None
         self.built = True
-        self._shift = compiled(lambda points: displacement_at(self.field(), points[None])[0], self)
+        self._shift, self._shift_and_roughness = _shifts(stage.pool, velocity)
 
     def call(self, inputs):
-        field, points = self.field(), self.term.select(self.fitted_points[...])
-        return {"moved": points + displacement_at(field, points), "field": field}
-
-    def field(self):
-        """The displacement `[1, *lattice, dims]` in units of half the box."""
-        return displacement(self.control[...], self.stage, self.velocity)
+        points = self.term.select(self.fitted_points[...])
+        shift, roughness = self._shift_and_roughness(self.control.value, points)
+        return {"moved": points + shift, "roughness": roughness}
 
     def moved(self, points: np.ndarray) -> np.ndarray:
         """Points `[n, dims]` moved by the present displacement, on the host."""
-        shift = self._shift(ops.convert_to_tensor(points))
-        return points + ops.convert_to_numpy(shift)
+        shift = self._shift(self.control.value, ops.convert_to_tensor(points[None]))
+        return points + ops.convert_to_numpy(shift)[0]
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The data term of the points that are not held out, and the weighted smoothness."""
         values = {
             "data": self.term(y_pred["moved"]),
-            "smoothness": self.stage.smoothness
-            * self.term.noise
-            * self.penalty(y_pred["field"] * (self.stage.lattice / 2)),
+            "smoothness": self.stage.smoothness * self.term.noise * y_pred["roughness"],
         }
         total = 0.0
         for tracker in self.trackers:
@@ -296,6 +292,22 @@ class Search(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         if self.patience is not None and self.waited:
             self.model.control.assign(self.best)
+
+
+@functools.lru_cache(maxsize=32)
+def _shifts(pool: int, velocity: bool) -> tuple[Callable, Callable]:
+    """Functions of parameters and points: where these move, and the roughness as well."""
+
+    def shift(control, points):
+        return displacement_at(smoothed_lattice(control, pool, velocity), points)
+
+    def shift_and_roughness(control, points):
+        field = smoothed_lattice(control, pool, velocity)
+        roughness = Diffusion()(field * (control.shape[1] / 2))
+        # Nobody asks for the derivative with respect to points, which costs as much as the rest.
+        return displacement_at(field, ops.stop_gradient(points)), roughness
+
+    return kernels.shared_graph(shift), kernels.shared_graph(shift_and_roughness)
 
 
 def displacement(control, stage: Stage, velocity: bool):
