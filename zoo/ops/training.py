@@ -16,6 +16,12 @@ class Released(keras.Model):
     single replica there is nothing to add.
     """
 
+    def make_train_function(self, *args, **kwargs):
+        # An optimiser that makes its variables within the first step has it traced twice.
+        if self.built and self.optimizer is not None and not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
+        return super().make_train_function(*args, **kwargs)
+
     def train_step(self, *args):
         return _beyond_replicas(super().train_step, *args)
 
