@@ -14,8 +14,8 @@ demo: $(VENV)/.base
 	$(BIN)/zoo demo --out demo
 
 test: $(VENV)/.test lint
-	$(BIN)/python -m pytest -q -n 2
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -q -n 2 $(ON_JAX)
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -q -n 2 --dist worksteal $(ON_JAX)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
