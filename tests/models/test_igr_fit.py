@@ -17,7 +17,7 @@ SCAN, TRUTH = shapes.torus(20_000, seed=0), shapes.torus(20_000, seed=1)
 
 
 def network(steps):
-    model = IGR(width=128, depth=4, skips=(2,), points_per_step=1024)
+    model = IGR(width=128, depth=4, skips=(2,), points_per_step=512)
     decay = keras.optimizers.schedules.CosineDecay(2e-3, steps, alpha=1e-2)
     model.compile(keras.optimizers.Adam(decay))
     model.optimizer.build(model.trainable_variables)
