@@ -18,6 +18,8 @@ _HOMES = {
     "add_method": "registry",
     "Entry": "registry",
     "Model": "zoo.model",
+    "Registration": "zoo.registration",
+    "Surface": "zoo.surface",
     "Scan": "zoo.data.scan",
     "Grid": "zoo.geometry",
     "Image": "zoo.data.image",
@@ -29,7 +31,7 @@ _HOMES = {
 _OLD_HOMES = {"register": "registry"}
 
 # Rooms that are imported when they are first named, as in `zoo.layers.SpatialTransformer`.
-_ROOMS = ("data", "io", "layers", "losses", "metrics", "ops", "testing", "view")
+_ROOMS = ("data", "io", "layers", "losses", "metrics", "ops", "registration", "testing", "view")
 
 __all__ = sorted(_HOMES)
 

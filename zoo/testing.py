@@ -69,10 +69,12 @@ def _fit(model, entry, **options):
 
 
 @functools.lru_cache(maxsize=1)
-def _fitted(entry) -> tuple[Model, keras.callbacks.History]:
-    """One fitted model for all clauses that only look at it; `check` drops it at the end."""
+def _fitted(entry) -> tuple[Model, list[np.ndarray], dict]:
+    """A model that all clauses look at and none changes, its weights before, and the history."""
+    keras.utils.set_random_seed(7)
     model = _create(entry)
-    return model, _fit(model, entry, epochs=3)
+    before = [ops.convert_to_numpy(weight) for weight in model.trainable_weights]
+    return model, before, _fit(model, entry, epochs=3).history
 
 
 def _arrays(outputs) -> list[np.ndarray]:
@@ -145,26 +147,22 @@ def _seeded(entry):
 
 
 def _gradients(entry):
-    """One training step reaches every trainable weight."""
-    model = _create(entry)
-    before = [ops.convert_to_numpy(weight) for weight in model.trainable_weights]
-    model.compile(keras.optimizers.Adam(1e-3))
-    _fit(model, entry)
+    """Training reaches every trainable weight."""
+    model, before, _ = _fitted(entry)
     for weight, old in zip(model.trainable_weights, before, strict=True):
         assert not np.array_equal(ops.convert_to_numpy(weight), old), f"{weight.path} is untouched"
 
 
 def _learns(entry):
     """Fitting lowers the loss and logs every term."""
-    model, fit = _fitted(entry)
-    history = fit.history
+    model, _, history = _fitted(entry)
     assert history["loss"][-1] < history["loss"][0], f"losses {history['loss']}"
     assert set(model.loss_weights) <= set(history), f"logged {sorted(history)}"
 
 
 def _keras_file(entry):
     """A .keras file gives back the model, its outputs and its compilation."""
-    model, _ = _fitted(entry)
+    model, _, _ = _fitted(entry)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
         model.save(path)
@@ -176,7 +174,7 @@ def _keras_file(entry):
 
 def _preset(entry):
     """A preset folder gives back the model and its outputs."""
-    model, _ = _fitted(entry)
+    model, _, _ = _fitted(entry)
     with tempfile.TemporaryDirectory() as folder:
         loaded = zoo.load(model.save_preset(Path(folder) / "mine"))
     _same(loaded.predict(_one(entry), verbose=0), model.predict(_one(entry), verbose=0))

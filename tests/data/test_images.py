@@ -1,6 +1,7 @@
 import gzip
 import struct
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -416,3 +417,17 @@ def test_real_volume(tmp_path):
     np.testing.assert_allclose(image.grid.spacing, (1.28906, 1.28906, 5))
     image.write(tmp_path / "copy.nii.gz")
     assert Image.read(tmp_path / "copy.nii.gz").grid.close_to(image.grid)
+
+
+@pytest.mark.parametrize("name", ["image.nii.gz", "IMAGE.NII.GZ"])
+def test_compressed_files_are_one_gzip_member_of_many_blocks(tmp_path, monkeypatch, name):
+    monkeypatch.setattr("zoo.io.images.GZIP_BLOCK", 1000)
+    values = np.random.default_rng(0).normal(size=(20, 11, 9, 1)).astype(np.float32)
+    image = Image(values, Grid((20, 11, 9), (1.0, 2.0, 3.0)))
+    image.write(tmp_path / name)
+    unpacking = zlib.decompressobj(31)
+    plain = unpacking.decompress((tmp_path / name).read_bytes())
+    assert unpacking.eof and not unpacking.unused_data
+    assert plain[344:347] == b"n+1" and len(plain) == 352 + values.nbytes
+    np.testing.assert_array_equal(Image.read(tmp_path / name).array, values)
+    assert [path.name for path in tmp_path.iterdir()] == [name]

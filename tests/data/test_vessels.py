@@ -281,7 +281,7 @@ def test_batches(cases):
 def test_bad_input():
     with pytest.raises(ValueError, match="level must be one of .* not 'X'"):
         vessels.vessel_case(0, "X")
-    with pytest.raises(ValueError, match="seed must not be negative, not -1"):
+    with pytest.raises(ValueError, match="seed must be at least 0, not -1"):
         vessels.vessel_case(-1)
     with pytest.raises(ValueError, match="cases must be at least a batch of 4, not 2"):
         vessels.VesselPairs(cases=[1, 2])

@@ -313,7 +313,7 @@ def test_cubic_bsplines_are_smooth():
         (lambda: SpatialTransformer()((np.ones((1, 5, 6, 1)), np.ones((1, 3, 4)))), "affine"),
         (lambda: SpatialTransformer()((np.ones((1, 5, 6, 1)), np.ones((1, 5, 6, 3)))), "displac"),
         (lambda: SpatialTransformer()(np.ones((1, 5, 6, 1))), "must be called with"),
-        (lambda: ScalingAndSquaring(-1), "steps must not be negative"),
+        (lambda: ScalingAndSquaring(-1), "steps must be at least 0, not -1"),
         (lambda: ScalingAndSquaring()(np.ones((1, 5, 6, 3))), "velocity must be"),
         (lambda: Compose()((np.ones((1, 5, 6, 3)), np.ones((1, 5, 6, 2)))), "first must be"),
         (lambda: Compose()((np.ones((1, 5, 6, 2)), np.ones((1, 5, 6, 7, 3)))), "same rank"),

@@ -17,7 +17,7 @@ SCAN, TRUTH = shapes.torus(20_000, seed=0), shapes.torus(20_000, seed=1)
 
 
 def network(steps):
-    model = IGR(width=128, depth=4, skips=(2,), points_per_step=512)
+    model = IGR(width=128, depth=4, skips=(2,), points_per_step=384)
     decay = keras.optimizers.schedules.CosineDecay(2e-3, steps, alpha=1e-2)
     model.compile(keras.optimizers.Adam(decay))
     model.optimizer.build(model.trainable_variables)
@@ -69,11 +69,14 @@ def test_a_torus_with_normals():
 
 
 def test_a_torus_without_normals():
+    """Four seeds of five end well."""
     good = []
     for seed in range(5):
         results = measured(fitted(seed, normals=False))
         assert results["eikonal"] <= 0.08
         good.append(results["chamfer"] <= 0.0100 and results["sign"] >= 0.998)
+        if sum(good) == 4:
+            break
     assert sum(good) >= 4
 
 

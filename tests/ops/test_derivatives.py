@@ -112,7 +112,7 @@ def test_axis_of_one_voxel_has_no_derivative():
         (lambda: spatial_gradient(np.zeros((1, 5, 6, 1)), scheme="sobel"), "scheme must be"),
         (lambda: spatial_gradient(np.zeros((1, 5, 6, 1)), [1.0]), "spacing must be 2 positive"),
         (lambda: spatial_gradient(np.zeros((1, 5, 6, 1)), [1, 0]), "spacing must be 2 positive"),
-        (lambda: differences(np.zeros((1, 5, 6, 1)), 2), "axis must lie in 0 .. 1"),
+        (lambda: differences(np.zeros((1, 5, 6, 1)), 2), "axis must lie between 0 and 1"),
     ],
 )
 def test_bad_input(call, message):

@@ -336,7 +336,7 @@ def test_bad_input(tmp_path, changes, message):
     [
         ({"slice_index": 6}, "slice_index must be within -6 and 5.*not 6"),
         ({"slice_index": -9, "slice_axis": 1}, "slice_index must be within -8 and 7.*not -9"),
-        ({"slice_axis": 3}, "slice_axis must be within -3 and 2, not 3"),
+        ({"slice_axis": 3}, "slice_axis must lie between -3 and 2, not 3"),
     ],
 )
 def test_slices_that_are_not_there(tmp_path, changes, message):

@@ -20,6 +20,7 @@ from zoo.geometry import Grid
 from zoo.io import existing
 from zoo.io.images import read_labels
 from zoo.io.landmarks import read_common_landmarks, read_correspondences, read_landmarks
+from zoo.ops.arguments import one_of
 
 DIRLAB_4DCT = {
     1: ((256, 256, 94), (0.97, 0.97, 2.5)),
@@ -295,9 +296,7 @@ def read_raw(path: str | Path, shape: tuple, spacing: tuple, dtype: str = "<i2")
 
 
 def _published(cases: dict, case: int) -> tuple:
-    if case not in cases:
-        raise ValueError(f"case must be one of {min(cases)} to {max(cases)}, not {case!r}.")
-    return cases[case]
+    return cases[one_of("case", case, cases)]
 
 
 def _find(folder: str | Path, pattern: str) -> Path:

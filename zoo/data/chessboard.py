@@ -18,6 +18,7 @@ from zoo.data.fields import (
     random_field,
     sample_linear,
 )
+from zoo.ops.arguments import at_least, between, one_of
 
 BASES = ("moving", "fixed")
 
@@ -142,13 +143,10 @@ class ChessboardPairs(keras.utils.PyDataset):
         super().__init__(**kwargs)
         self.shape = as_shape(shape)
         for name, value in (("batch_size", batch_size), ("steps", steps), ("images", images)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}.")
+            at_least(name, value, 1, optional=name == "images")
         for name, value in (("still", still), ("poison", poison)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} must be a probability, from 0 to 1, not {value}.")
-        if base not in BASES:
-            raise ValueError(f"base must be 'moving' or 'fixed', not {base!r}.")
+            between(name, value, 0.0, 1.0)
+        one_of("base", base, BASES)
         self.batch_size, self.steps, self.images = batch_size, steps, images
         self.cells, self.base, self.seed = cells, base, seed
         self.noise, self.still, self.poison = noise, still, poison

@@ -21,6 +21,7 @@ from zoo.data.scan import Scan
 from zoo.io import existing, require
 from zoo.io.landmarks import read_correspondences, read_landmarks
 from zoo.io.vtk import read_vtk_points
+from zoo.ops.arguments import at_least, one_of
 
 PVT_PHASES = {"INSP": "i", "EXP": "e"}
 PVT_SLICE = 0.625  # mm
@@ -110,10 +111,8 @@ def pvt1010_dirlab(
         ValueError: for an unknown case, phase or frame.
     """
     _check_phases(fixed, moving)
-    if case not in PVT_COPD:
-        raise ValueError(f"case must be one of 1 to 10, not {case!r}.")
-    if frame not in FRAMES:
-        raise ValueError(f"frame must be one of {FRAMES}, not {frame!r}.")
+    one_of("case", case, PVT_COPD)
+    one_of("frame", frame, FRAMES)
     plane, *scans = PVT_COPD[case]
     phases = dict(zip(PVT_PHASES, scans, strict=True))
     spacing = np.array([plane, plane, PVT_SLICE])
@@ -168,10 +167,9 @@ def lung250m(
         ValueError: for an unknown cloud or scan, files of other content, or a case without
             landmarks in that file.
     """
-    if cloud not in LUNG250M_CLOUDS:
-        raise ValueError(f"cloud must be one of {LUNG250M_CLOUDS}, not {cloud!r}.")
-    if {fixed, moving} - {1, 2}:
-        raise ValueError(f"fixed and moving must be 1 or 2, not {fixed!r} and {moving!r}.")
+    one_of("cloud", cloud, LUNG250M_CLOUDS)
+    one_of("fixed", fixed, (1, 2))
+    one_of("moving", moving, (1, 2))
     folder, index = Path(folder), LUNG250M_CLOUDS.index(cloud)
     scans, parts = [], {}
     for side, scan in (("fixed", fixed), ("moving", moving)):
@@ -328,11 +326,9 @@ def spread_flow(
             "points, flow and landmarks must have the shapes [n, 3], [n, 3] and [k, 3], not "
             f"{points.shape}, {flow.shape} and {landmarks.shape}."
         )
-    if method == "spline":
+    if one_of("method", method, ("spline", "gaussian")) == "spline":
         kernel = {"kernel": "thin_plate_spline", "smoothing": ridge}
         return RBFInterpolator(points / unit, flow, **kernel)(landmarks / unit)
-    if method != "gaussian":
-        raise ValueError(f"method must be 'spline' or 'gaussian', not {method!r}.")
     return gaussian_mean(landmarks, points, flow, width)
 
 
@@ -437,8 +433,7 @@ def _torch_arrays(path: Path, index: int) -> np.ndarray:
 
 
 def _scenes(folder: str | Path, points, seed: int, flip: bool, ground: bool) -> LazyPairs:
-    if points is not None and points < 2:
-        raise ValueError(f"points must be at least 2 or None, not {points}.")
+    at_least("points", points, 2, optional=True)
     scenes = sorted(path.parent for path in Path(folder).glob("*/pc1.npy"))
     if not scenes:
         raise FileNotFoundError(f"folder: no scenes */pc1.npy in {str(folder)!r}.")

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import ndimage
 
+from zoo.ops.arguments import not_negative, one_of
+
 KINDS = ("affine", "smooth", "combined", "noise")
 
 Range = Sequence[float]
@@ -48,10 +50,8 @@ def random_field(
         ValueError: for an unknown kind, or numbers out of range.
     """
     shape, rng = as_shape(shape), np.random.default_rng(seed)
-    if kind not in KINDS:
-        raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}.")
-    if not noise >= 0:
-        raise ValueError(f"noise must not be negative, not {noise}.")
+    one_of("kind", kind, KINDS)
+    not_negative("noise", noise)
     if kind == "noise":
         return noise_field(shape, noise, rng)
     field = np.zeros((*shape, len(shape)))
@@ -157,9 +157,8 @@ def smooth_field(
     """
     shape, rng = as_shape(shape), np.random.default_rng(seed)
     rank = len(shape)
-    for name, value in (("magnitude", magnitude), ("margin", margin)):
-        if value < 0:
-            raise ValueError(f"{name} must not be negative, not {value}.")
+    not_negative("magnitude", magnitude)
+    not_negative("margin", margin)
     if not 2 <= knots[0] <= knots[1]:
         raise ValueError(f"knots must be two numbers in order, from 2 on, not {knots}.")
     field = rng.uniform(-1, 1, (*rng.integers(*knots, rank, endpoint=True), rank))

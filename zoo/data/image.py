@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from zoo.geometry import Grid
+from zoo.ops.arguments import one_of
 
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -145,8 +146,7 @@ class Image:
         Raises:
             ValueError: for grids of different rank or an unknown order.
         """
-        if order not in ("linear", "nearest"):
-            raise ValueError(f"order must be 'linear' or 'nearest', not {order!r}.")
+        one_of("order", order, ("linear", "nearest"))
         if grid == self.grid:
             return self
         array = self.array

@@ -11,6 +11,7 @@ from scipy.spatial.distance import cdist
 from scipy.spatial.transform import Rotation
 
 from zoo.data.fields import Seed
+from zoo.ops.arguments import between, positive
 
 
 def density_keypoints(
@@ -56,8 +57,8 @@ def density_keypoints(
             f"rivals and neighbours must be in order, from 2 to {len(points)}, not {rivals} and "
             f"{neighbours}."
         )
-    if not (sharpness > 0 and step > 0):
-        raise ValueError(f"sharpness and step must be positive, not {sharpness} and {step}.")
+    positive("sharpness", sharpness)
+    positive("step", step)
     distances, nearest = cKDTree(points).query(points, neighbours)
     while sharpness < 100:
         score = np.exp(-((sharpness * distances) ** 2)).mean(axis=1)
@@ -85,10 +86,8 @@ def farthest_points(points: np.ndarray, count: int, start: int = 0) -> np.ndarra
         ValueError: for a count or a start out of range.
     """
     points = _cloud(points, "points")
-    if not 1 <= count <= len(points):
-        raise ValueError(f"count must lie in 1 to {len(points)} points, not {count}.")
-    if not 0 <= start < len(points):
-        raise ValueError(f"start must be an index of the {len(points)} points, not {start}.")
+    between("count", count, 1, len(points))
+    between("start", start, 0, len(points) - 1)
     columns = np.ascontiguousarray(points.T)
     chosen = np.empty(count, dtype=np.int64)
     nearest = np.full(len(points), np.inf)
@@ -116,8 +115,7 @@ def voxel_means(points: np.ndarray, spacing: float, origin: float = 0.0) -> np.n
         ValueError: for a spacing that is not positive.
     """
     points = _cloud(points, "points")
-    if not spacing > 0:
-        raise ValueError(f"spacing must be positive, not {spacing}.")
+    positive("spacing", spacing)
     cells = np.floor((points - origin) / spacing).astype(np.int64)
     _, cell, count = np.unique(cells, axis=0, return_inverse=True, return_counts=True)
     sums = [np.bincount(cell.ravel(), column) for column in points.T]

@@ -13,6 +13,7 @@ import numpy as np
 
 from zoo.data.image import Image, fit_array
 from zoo.data.pair import COMPANIONS, LandmarksOutside, LazyPairs, Pair
+from zoo.ops.arguments import at_least, one_of
 
 
 class PairDataset(keras.utils.PyDataset):
@@ -54,11 +55,9 @@ class PairDataset(keras.utils.PyDataset):
         pairs = [pairs] if isinstance(pairs, Pair) else pairs
         if not len(pairs):
             raise ValueError("pairs is empty.")
-        for name, value in (("batch_size", batch_size), ("steps", steps)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}.")
-        if align not in ("world", "centre"):
-            raise ValueError(f"align must be 'world' or 'centre', not {align!r}.")
+        at_least("batch_size", batch_size, 1)
+        at_least("steps", steps, 1, optional=True)
+        one_of("align", align, ("world", "centre"))
         self.shape = None if shape is None else tuple(int(size) for size in shape)
         self.align, self.shuffle, self.seed = align, shuffle, seed
         self.batch_size, self.steps = batch_size, steps

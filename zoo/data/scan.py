@@ -9,6 +9,7 @@ import numpy as np
 
 from zoo.io import existing, written_whole
 from zoo.io.vtk import read_vtk_points
+from zoo.ops.arguments import between
 
 MESH_SUFFIXES = (".ply", ".obj", ".stl", ".off")
 TABLE_SUFFIXES = (".xyz", ".npy", ".npz")
@@ -134,8 +135,7 @@ class Scan:
         Returns:
             `(training, test)` clouds, both without faces.
         """
-        if not 0 < test < 1:
-            raise ValueError(f"test must lie between 0 and 1, not {test}.")
+        between("test", test, 0.0, 1.0)
         order = np.random.default_rng(seed).permutation(len(self))
         count = int(test * len(self))
         if not 2 <= count <= len(self) - 2:

@@ -17,6 +17,7 @@ import numpy as np
 from zoo.data.pair import Pair
 from zoo.data.scan import Scan
 from zoo.data.vessel_breathing import HEIGHT, BreathingMap, inside_lungs, into_lungs
+from zoo.ops.arguments import at_least, one_of
 
 TRAIN_SEEDS = range(800)
 VALIDATION_SEEDS = range(800, 900)
@@ -143,8 +144,7 @@ class VesselCase:
             points: how many of each; None, or more than there are, gives all.
             seed: of the choice.
         """
-        if points is not None and points < 2:
-            raise ValueError(f"points must be at least 2 or None, not {points}.")
+        at_least("points", points, 2, optional=True)
         rng = np.random.default_rng(seed)
         clouds = self.inhale, self.exhale
         return tuple(cloud.subset(rng.permutation(len(cloud))[:points]) for cloud in clouds)
@@ -188,10 +188,8 @@ def vessel_case(seed: int, level: str = "H") -> VesselCase:
     Raises:
         ValueError: for an unknown level or a negative seed.
     """
-    if level not in LEVELS:
-        raise ValueError(f"level must be one of {LEVELS}, not {level!r}.")
-    if seed < 0:
-        raise ValueError(f"seed must not be negative, not {seed}.")
+    one_of("level", level, LEVELS)
+    at_least("seed", seed, 0)
     streams = [np.random.default_rng((seed, number)) for number in range(5)]
     tree, breathing = _grown(streams[0]), BreathingMap(streams[1])
     clouds = {
@@ -252,17 +250,12 @@ class VesselPairs(keras.utils.PyDataset):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        for name, value, least in (
-            ("points", points, 2),
-            ("batch_size", batch_size, 1),
-            ("keep", keep, 0),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, not {value}.")
+        at_least("points", points, 2)
+        at_least("batch_size", batch_size, 1)
+        at_least("keep", keep, 0)
         if len(cases) < batch_size:
             raise ValueError(f"cases must be at least a batch of {batch_size}, not {len(cases)}.")
-        if level not in LEVELS:
-            raise ValueError(f"level must be one of {LEVELS}, not {level!r}.")
+        one_of("level", level, LEVELS)
         self.cases, self.points, self.batch_size = tuple(cases), points, batch_size
         self.level, self.keep, self.seed = level, keep, seed
         self.epoch = 0

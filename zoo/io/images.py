@@ -267,7 +267,7 @@ def _write_volume(path: str | Path, array: np.ndarray, grid: Grid, compress: boo
             sitk.WriteImage(image, str(temporary), useCompression=compress)
             return
         # ITK compresses .nii.gz on one core, at a level that cannot be chosen.
-        plain = temporary.with_suffix("")
+        plain = temporary.with_name("plain.nii")
         sitk.WriteImage(image, str(plain))
         _compress(plain, temporary)
         plain.unlink()

@@ -11,6 +11,7 @@ import numpy as np
 from keras import initializers, ops
 
 from zoo.ops import kernels
+from zoo.ops.arguments import at_least, one_of
 
 EXTRAPOLATIONS = ("constant", "linear")
 
@@ -32,15 +33,11 @@ class _Activation(keras.layers.Layer):
     ):
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
-        if nodes < 2:
-            raise ValueError(f"nodes must be at least 2, not {nodes}.")
+        at_least("nodes", nodes, 2)
         limits = tuple(float(limit) for limit in limits)
         if len(limits) != 2 or not -math.inf < limits[0] < limits[1] < math.inf:
             raise ValueError(f"limits must be two finite increasing numbers, not {limits}.")
-        if extrapolation not in self.extrapolations:
-            raise ValueError(
-                f"extrapolation must be one of {self.extrapolations}, not {extrapolation!r}."
-            )
+        one_of("extrapolation", extrapolation, self.extrapolations)
         self.nodes, self.limits = nodes, limits
         self.slope = slope if isinstance(slope, float | int) else tuple(slope)
         self.initializer = initializer

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
+from zoo.ops.arguments import one_of
 from zoo.ops.derivatives import spatial_rank
 
 ORDERS = (1, 3)
@@ -152,8 +153,7 @@ class BSplineAdjoint(_BSpline):
 
 
 def _spacing(spacing, rank: int, order: int) -> tuple[int, ...]:
-    if order not in ORDERS:
-        raise ValueError(f"order must be one of {ORDERS}, not {order!r}.")
+    one_of("order", order, ORDERS)
     steps = (spacing,) * rank if isinstance(spacing, int) else tuple(spacing)
     if len(steps) != rank or any(not isinstance(step, int) or step < 1 for step in steps):
         raise ValueError(f"spacing must be a positive integer or {rank} of them, not {spacing}.")

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import keras
 from keras import initializers, ops
 
+from zoo.ops.arguments import at_least, one_of
+
 ACTIVATIONS = ("softplus", "relu", "leaky_relu")
 INITIALISATIONS = ("geometric", "he")
 
@@ -58,15 +60,10 @@ class CoordinateMLP(keras.layers.Layer):
     ):
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
-        for argument, value, known in (
-            ("activation", activation, ACTIVATIONS),
-            ("initialisation", initialisation, INITIALISATIONS),
-        ):
-            if value not in known:
-                raise ValueError(f"{argument} must be one of {known}, not {value!r}.")
+        one_of("activation", activation, ACTIVATIONS)
+        one_of("initialisation", initialisation, INITIALISATIONS)
         for argument, value in (("width", width), ("depth", depth), ("outputs", outputs)):
-            if value < 1:
-                raise ValueError(f"{argument} must be at least 1, not {value}.")
+            at_least(argument, value, 1)
         if activation == "softplus" and beta <= 0:
             raise ValueError(f"beta must be positive, not {beta}; for no smoothing use 'relu'.")
         if any(not 1 <= skip <= depth for skip in skips):

@@ -11,6 +11,7 @@ import numpy as np
 from keras import initializers, ops
 
 from zoo.layers.activations import PiecewiseLinear
+from zoo.ops.arguments import at_least, one_of
 from zoo.ops.correlation import PADDINGS, correlate, correlate_adjoint
 
 
@@ -103,15 +104,13 @@ class FieldsOfExperts(keras.layers.Layer):
     ):
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
-        if filters < 1:
-            raise ValueError(f"filters must be at least 1, not {filters}.")
+        at_least("filters", filters, 1)
         whole = isinstance(kernel_size, int)
         taps = (kernel_size,) if whole else tuple(kernel_size)
         if not taps or min(taps) < 1 or (zero_mean and math.prod(taps) == 1):
             least = "at least 1, or 2 for a filter of zero mean"
             raise ValueError(f"kernel_size must be {least}, not {kernel_size}.")
-        if padding not in PADDINGS:
-            raise ValueError(f"padding must be one of {PADDINGS}, not {padding!r}.")
+        one_of("padding", padding, PADDINGS)
         self.filters, self.kernel_size = filters, kernel_size if whole else taps
         self.activation = PiecewiseLinear() if activation is None else activation
         self.kernel_initializer = kernel_initializer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keras
 
+from zoo.ops.arguments import at_least
 from zoo.ops.sampling import compose
 
 
@@ -41,9 +42,7 @@ class ScalingAndSquaring(keras.layers.Layer):
     def __init__(self, steps: int = 7, **kwargs):
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
-        if steps < 0:
-            raise ValueError(f"steps must not be negative, but is {steps}.")
-        self.steps = steps
+        self.steps = at_least("steps", steps, 0)
 
     def build(self, input_shape):
         check_displacement(input_shape, "velocity")

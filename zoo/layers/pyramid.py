@@ -17,6 +17,7 @@ from keras import ops
 
 from zoo.layers.integration import check_displacement
 from zoo.ops import kernels
+from zoo.ops.arguments import at_least, not_negative
 
 
 def downsample(image, sigma: float = 1.0):
@@ -101,8 +102,7 @@ def image_pyramid(image, levels: int, sigma: float = 1.0) -> list:
     Raises:
         ValueError: for less than one level or another rank.
     """
-    if levels < 1:
-        raise ValueError(f"levels must be at least 1, not {levels}.")
+    at_least("levels", levels, 1)
     pyramid = [ops.cast(image, "float32")]
     for _ in range(levels - 1):
         pyramid.append(downsample(pyramid[-1], sigma))
@@ -124,11 +124,7 @@ class ImagePyramid(keras.layers.Layer):
     def __init__(self, levels: int = 3, sigma: float = 1.0, **kwargs):
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
-        if levels < 1:
-            raise ValueError(f"levels must be at least 1, not {levels}.")
-        if sigma < 0:
-            raise ValueError(f"sigma must not be negative, but is {sigma}.")
-        self.levels, self.sigma = levels, sigma
+        self.levels, self.sigma = at_least("levels", levels, 1), not_negative("sigma", sigma)
 
     def call(self, image):
         return image_pyramid(image, self.levels, self.sigma)
@@ -173,8 +169,7 @@ def _blurred_half(field, sigma: float, odd: bool):
             "image must be [batch, *spatial, channels] with 2 or 3 spatial axes, "
             f"not {tuple(field.shape)}."
         )
-    if sigma < 0:
-        raise ValueError(f"sigma must not be negative, but is {sigma}.")
+    not_negative("sigma", sigma)
     return _kernel(_half, rank, float(sigma), odd)(ops.cast(field, "float32"))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import keras
 
+from zoo.ops.arguments import not_negative
 from zoo.ops.splatting import check_shape, check_squash, density
 
 
@@ -41,8 +42,7 @@ class Rasteriser(keras.layers.Layer):
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
         self.shape = check_shape(shape)
-        if not sigma >= 0:
-            raise ValueError(f"sigma must not be negative, but is {sigma}.")
+        not_negative("sigma", sigma)
         check_squash(squash, gain)
         self.sigma, self.squash, self.gain = float(sigma), squash, gain
 

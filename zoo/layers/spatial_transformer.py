@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 from keras import ops
 
+from zoo.ops.arguments import one_of
 from zoo.ops.sampling import MODES, ORDERS, identity_coordinates, sample, warp
 
 
@@ -35,10 +36,7 @@ class SpatialTransformer(keras.layers.Layer):
     def __init__(self, order: str = "linear", mode: str = "border", **kwargs):
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
-        for argument, value, known in (("order", order, ORDERS), ("mode", mode, MODES)):
-            if value not in known:
-                raise ValueError(f"{argument} must be one of {known}, not {value!r}.")
-        self.order, self.mode = order, mode
+        self.order, self.mode = one_of("order", order, ORDERS), one_of("mode", mode, MODES)
 
     def build(self, input_shape):
         self._output(input_shape)

@@ -14,6 +14,7 @@ from keras import ops
 
 from zoo.losses.base import MaskedLoss, blank, check_same, weighted_mean
 from zoo.ops import kernels
+from zoo.ops.arguments import at_least, not_negative, one_of, positive
 from zoo.ops.derivatives import spatial_rank
 from zoo.ops.gradients import norm
 from zoo.ops.neighbours import METHODS, nearest_indices
@@ -28,7 +29,7 @@ from zoo.ops.splatting import (
     to_voxels,
 )
 
-PENALTIES = ("linear", "squared", "huber", "charbonnier", "geman_mcclure")
+DISTANCE_PENALTIES = ("linear", "squared", "huber", "charbonnier", "geman_mcclure")
 SIDES = ("both", "moved", "target")
 
 
@@ -117,11 +118,9 @@ class DensityDistance(_CloudLoss):
         self.shapes = tuple(map(check_shape, shapes if several else (shapes,)))
         if len({len(shape) for shape in self.shapes}) > 1:
             raise ValueError(f"shapes must all be of one rank, not {self.shapes}.")
-        if not sigma >= 0:
-            raise ValueError(f"sigma must not be negative, but is {sigma}.")
+        not_negative("sigma", sigma)
         check_squash(squash, gain)
-        if power not in (1, 2):
-            raise ValueError(f"power must be 1 or 2, not {power!r}.")
+        one_of("power", power, (1, 2))
         if shape_weights is not None and (
             len(shape_weights) != len(self.shapes) or not min(shape_weights) > 0
         ):
@@ -162,11 +161,9 @@ class _Penalty:
     """A function of squared distances: `penalty` and its `scale`, capped at the distance `trim`."""
 
     def __init__(self, penalty: str, scale: float, trim: float | None):
-        if penalty not in PENALTIES:
-            raise ValueError(f"penalty must be one of {PENALTIES}, not {penalty!r}.")
-        for name, value in (("scale", scale), ("trim", trim)):
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be positive, not {value}.")
+        one_of("penalty", penalty, DISTANCE_PENALTIES)
+        positive("scale", scale)
+        positive("trim", trim, optional=True)
         self.penalty, self.scale, self.trim = penalty, float(scale), trim
 
     def __call__(self, squared):
@@ -233,10 +230,7 @@ class Chamfer(_CloudLoss):
     ):
         super().__init__(reduction, name)
         self._penalty = _Penalty(penalty, scale, trim)
-        for argument, value, choices in (("sides", sides, SIDES), ("method", method, METHODS)):
-            if value not in choices:
-                raise ValueError(f"{argument} must be one of {choices}, not {value!r}.")
-        self.sides, self.method = sides, method
+        self.sides, self.method = one_of("sides", sides, SIDES), one_of("method", method, METHODS)
 
     def compare(self, y_true, y_pred, weights):
         own, other = weights
@@ -343,7 +337,7 @@ class Smoothness(MaskedLoss):
     ):
         super().__init__(reduction, name)
         _check_neighbours(method, neighbours=neighbours)
-        self.neighbours, self.squared, self.method = neighbours, bool(squared), method
+        self.neighbours, self.squared, self.method = int(neighbours), bool(squared), method
 
     def check(self, y_true, y_pred) -> None:
         _check_clouds(y_true=y_true, y_pred=y_pred)
@@ -399,9 +393,8 @@ class Curvature(_CloudLoss):
     ):
         super().__init__(reduction, name)
         _check_neighbours(method, neighbours=neighbours, interpolated=interpolated)
-        if not epsilon > 0:
-            raise ValueError(f"epsilon must be positive, not {epsilon}.")
-        self.neighbours, self.interpolated = neighbours, interpolated
+        positive("epsilon", epsilon)
+        self.neighbours, self.interpolated = int(neighbours), int(interpolated)
         self.epsilon, self.method = float(epsilon), method
 
     def check(self, y_true, y_pred) -> None:
@@ -473,11 +466,9 @@ def _check_clouds(rank: int | None = None, **clouds) -> None:
 
 
 def _check_neighbours(method: str, **counts) -> None:
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {METHODS}, not {method!r}.")
+    one_of("method", method, METHODS)
     for name, count in counts.items():
-        if not isinstance(count, int) or count < 1:
-            raise ValueError(f"{name} must be a positive integer, not {count!r}.")
+        at_least(name, count, 1)
 
 
 def _check_count(least: int, what: str, **clouds) -> None:

@@ -9,6 +9,7 @@ from keras import ops
 
 from zoo.losses.base import MaskedLoss, blank, channels_first, per_image, weighted_mean
 from zoo.losses.windows import box_sum
+from zoo.ops.arguments import at_least
 
 # Bounds of the local variance estimate relative to its mean over the image, as in the paper's code.
 LOWEST, HIGHEST = 1e-3, 1e3
@@ -54,11 +55,8 @@ class MIND(MaskedLoss):
         name: str | None = "mind",
     ):
         super().__init__(reduction, name)
-        if radius < 0 or dilation < 1:
-            raise ValueError(
-                "radius must be at least 0 and dilation at least 1, "
-                f"not radius={radius} and dilation={dilation}."
-            )
+        at_least("radius", radius, 0)
+        at_least("dilation", dilation, 1)
         self.radius, self.dilation = int(radius), int(dilation)
 
     def check(self, y_true, y_pred) -> None:

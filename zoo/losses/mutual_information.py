@@ -9,6 +9,7 @@ from keras import ops
 
 from zoo.losses.base import MaskedLoss, blank, channels_first, per_image
 from zoo.ops import kernels
+from zoo.ops.arguments import at_least, one_of
 
 WINDOWS = ("bspline", "gaussian")
 # Bins left free at either end, so that no window reaches past the histogram.
@@ -61,14 +62,10 @@ class MutualInformation(MaskedLoss):
         name: str | None = "mutual_information",
     ):
         super().__init__(reduction, name)
-        if window not in WINDOWS:
-            raise ValueError(f"window must be one of {WINDOWS}, not {window!r}.")
-        if bins < 2 * MARGIN + 2:
-            raise ValueError(f"bins must be at least {2 * MARGIN + 2}, not {bins}.")
-        if sigma < 0.5:
-            raise ValueError(f"sigma must be at least 0.5 bins to overlap, not {sigma}.")
-        if samples is not None and samples < 1:
-            raise ValueError(f"samples must be positive or None, not {samples}.")
+        one_of("window", window, WINDOWS)
+        at_least("bins", bins, 2 * MARGIN + 2)
+        at_least("sigma", sigma, 0.5)  # of a bin, or neighbours do not overlap
+        at_least("samples", samples, 1, optional=True)
         if value_range is not None and not value_range[0] < value_range[1]:
             raise ValueError(f"value_range must be (lowest, highest), not {value_range}.")
         self.bins, self.window, self.sigma = int(bins), window, float(sigma)

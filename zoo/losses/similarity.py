@@ -14,6 +14,7 @@ from keras import ops
 
 from zoo.losses.base import MaskedLoss, blank, channels_first, per_image, weighted_mean
 from zoo.losses.windows import box_sum, check_window, window_sizes
+from zoo.ops.arguments import positive
 
 # Below this share of the mean square, a variance in float32 is rounding: the image is constant.
 CONSTANT = 1e-10
@@ -151,8 +152,7 @@ class LNCC(MaskedLoss):
         name: str | None = "lncc",
     ):
         super().__init__(reduction, name)
-        if epsilon <= 0:
-            raise ValueError(f"epsilon must be positive, not {epsilon}.")
+        positive("epsilon", epsilon)
         self.window = check_window("window", window, 3)
         self.epsilon, self.squared = float(epsilon), bool(squared)
 

@@ -13,6 +13,7 @@ import keras
 from keras import ops
 
 from zoo.losses.base import MaskedLoss, blank, check_same, weighted_mean
+from zoo.ops.arguments import not_negative
 from zoo.ops.derivatives import spatial_rank
 from zoo.ops.gradients import norm
 
@@ -209,8 +210,7 @@ class TotalVariation(FieldPenalty):
         name: str | None = "total_variation",
     ):
         super().__init__(spacing, reduction, name)
-        if epsilon < 0:
-            raise ValueError(f"epsilon must not be negative, but is {epsilon}.")
+        not_negative("epsilon", epsilon)
         self.isotropic, self.epsilon = bool(isotropic), float(epsilon)
 
     def penalise(self, field, spacing, mask):

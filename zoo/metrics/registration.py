@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import ndimage
 
+from zoo.ops.arguments import one_of, positive
+
 SDLOGJ_DEFINITIONS = ("clipped", "positive")
 
 
@@ -69,8 +71,7 @@ def relative_tre(fixed, moved, image_diagonal: float, initial=None) -> dict[str,
     Raises:
         ValueError: for no points, shapes that differ or a diagonal that is not positive.
     """
-    if not image_diagonal > 0:
-        raise ValueError(f"image_diagonal must be positive, not {image_diagonal}.")
+    positive("image_diagonal", image_diagonal)
     distances = _distances(fixed, moved, ("fixed", "moved"))
     results = _summary(distances / image_diagonal)
     if initial is not None:
@@ -264,8 +265,7 @@ def sd_log_jacobian(determinant, mask=None, definition: str = "clipped", border:
     Raises:
         ValueError: for an unknown definition, a mask of another shape or no voxel left.
     """
-    if definition not in SDLOGJ_DEFINITIONS:
-        raise ValueError(f"definition must be one of {SDLOGJ_DEFINITIONS}, not {definition!r}.")
+    one_of("definition", definition, SDLOGJ_DEFINITIONS)
     values = _selected(determinant, mask, border)
     if definition == "clipped":
         return float(np.log(np.clip(values + 3.0, 1e-9, 1e9)).std())

@@ -1,4 +1,4 @@
-"""Checks of arguments: one wording for each kind of mistake; each returns what it was given."""
+"""Checks of arguments, one wording for each kind of mistake; each returns what it was given."""
 
 from __future__ import annotations
 

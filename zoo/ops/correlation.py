@@ -7,6 +7,7 @@ import functools
 from keras import ops
 
 from zoo.ops import kernels
+from zoo.ops.arguments import one_of
 from zoo.ops.gradients import value_and_gradient
 
 PADDINGS = ("symmetric", "zero")
@@ -55,8 +56,7 @@ def _operators(padding: str) -> tuple:
 
     Each is the other's derivative, and both have the same derivative with respect to the kernel.
     """
-    if padding not in PADDINGS:
-        raise ValueError(f"padding must be one of {PADDINGS}, not {padding!r}.")
+    one_of("padding", padding, PADDINGS)
 
     def forth(x, kernel):
         x = _extender(tuple(kernel.shape[:-2]), padding)(x)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from keras import ops
 
 from zoo.ops import kernels
+from zoo.ops.arguments import between, one_of
 
 SCHEMES = ("central", "forward")
 
@@ -26,8 +27,7 @@ def differences(field, axis: int):
         ValueError: when there is no such spatial axis.
     """
     rank = spatial_rank(field)
-    if not 0 <= axis < rank:
-        raise ValueError(f"axis must lie in 0 .. {rank - 1}, not {axis}.")
+    between("axis", axis, 0, rank - 1)
     field = ops.cast(field, "float32")
     return _part(field, axis + 1, 1, None) - _part(field, axis + 1, None, -1)
 
@@ -54,8 +54,7 @@ def spatial_gradient(field, spacing: Sequence[float] | None = None, scheme: str 
             have one positive number per axis.
     """
     rank = spatial_rank(field)
-    if scheme not in SCHEMES:
-        raise ValueError(f"scheme must be one of {SCHEMES}, not {scheme!r}.")
+    one_of("scheme", scheme, SCHEMES)
     return _kernel(_gradient, _spacing(spacing, rank), scheme)(ops.cast(field, "float32"))
 
 
@@ -96,8 +95,7 @@ def jacobian_determinant(
         ValueError: as `jacobian`.
     """
     spacing = _spacing(spacing, _displacement_rank(displacement))
-    if scheme not in SCHEMES:
-        raise ValueError(f"scheme must be one of {SCHEMES}, not {scheme!r}.")
+    one_of("scheme", scheme, SCHEMES)
     return _kernel(_determinant, spacing, scheme)(ops.cast(displacement, "float32"))
 
 

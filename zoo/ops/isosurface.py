@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from zoo.ops.arguments import at_least
+
 BLOCK = 2  # cells along a side of the smallest block that is kept or left out as a whole
 COARSE = 16  # the same for the first, complete grid
 SLAB = 64  # cells that marching cubes sees at once along the first axis
@@ -45,8 +47,7 @@ def zero_level_set(
         ValueError: for a resolution below 2.
         NoSurface: if the function does not change sign in the box.
     """
-    if resolution < 2:
-        raise ValueError(f"resolution must be at least 2 cells, not {resolution}.")
+    at_least("resolution", resolution, 2)
     low, high = np.asarray(low, float), np.asarray(high, float)
     spacing = (high - low).max() / resolution
     cells = np.maximum(np.ceil((high - low) / spacing - 1e-6).astype(int), 1)

@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 from scipy.spatial import cKDTree
 
+from zoo.ops.arguments import one_of
 from zoo.ops.compiling import on_accelerator
 from zoo.ops.gradients import norm
 
@@ -34,8 +35,7 @@ def nearest_neighbours(queries, points, k: int = 1, method: str = "auto"):
     Raises:
         ValueError: for an unknown method, shapes that do not fit, or a k outside 1 .. m.
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {METHODS}, not {method!r}.")
+    one_of("method", method, METHODS)
     queries, points = ops.cast(queries, "float32"), ops.cast(points, "float32")
     if len(queries.shape) != 2 or len(points.shape) != 2 or queries.shape[1] != points.shape[1]:
         raise ValueError(
@@ -71,8 +71,7 @@ def nearest_indices(queries, points, k: int = 1, method: str = "auto"):
     Raises:
         ValueError: for an unknown method, shapes that do not fit, or a k outside 1 .. m.
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {METHODS}, not {method!r}.")
+    one_of("method", method, METHODS)
     queries, points = ops.cast(queries, "float32"), ops.cast(points, "float32")
     shapes = tuple(queries.shape), tuple(points.shape)
     if (

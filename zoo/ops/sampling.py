@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from zoo.ops import kernels
+from zoo.ops.arguments import one_of
 from zoo.ops.compiling import on_accelerator
 from zoo.ops.derivatives import spatial_rank
 
@@ -128,9 +129,8 @@ def compose(first, second):
 
 
 def _check(image, positions, name: str, order: str, mode: str) -> int:
-    for argument, value, known in (("order", order, ORDERS), ("mode", mode, MODES)):
-        if value not in known:
-            raise ValueError(f"{argument} must be one of {known}, not {value!r}.")
+    one_of("order", order, ORDERS)
+    one_of("mode", mode, MODES)
     rank = spatial_rank(image, "image")
     if positions.shape[-1] != rank:
         raise ValueError(

@@ -16,6 +16,7 @@ from keras import ops
 from scipy.ndimage import distance_transform_edt
 
 from zoo.ops import kernels, sampling
+from zoo.ops.arguments import not_negative, one_of, positive
 
 # Gain of each squash that is used unless one is given.
 GAINS = {"tanh": 0.25, "sigmoid": 1.0, "scaled": 0.2}
@@ -101,8 +102,7 @@ def blur(volume, sigma: float):
     Raises:
         ValueError: for a negative sigma.
     """
-    if not sigma >= 0:
-        raise ValueError(f"sigma must not be negative, but is {sigma}.")
+    not_negative("sigma", sigma)
     volume = ops.cast(volume, "float32")
     if sigma == 0:
         return volume
@@ -191,8 +191,7 @@ def normalised_splat(
     Raises:
         ValueError: for a floor that is not positive, and as `splat` and `blur`.
     """
-    if not floor > 0:
-        raise ValueError(f"floor must be positive, not {floor}.")
+    positive("floor", floor)
     shape = check_shape(shape)
     values = ops.cast(values, "float32")
     ones = ops.ones_like(values[..., :1])
@@ -273,10 +272,8 @@ def check_squash(squash: str | None, gain: float | None) -> float | None:
     Raises:
         ValueError: for an unknown squash, or a gain that is not positive.
     """
-    if squash is not None and squash not in GAINS:
-        raise ValueError(f"squash must be one of {(*GAINS, None)}, not {squash!r}.")
-    if gain is not None and not gain > 0:
-        raise ValueError(f"gain must be positive, not {gain}.")
+    one_of("squash", squash, (*GAINS, None))
+    positive("gain", gain, optional=True)
     return GAINS.get(squash) if gain is None else float(gain)
 
 

@@ -21,7 +21,7 @@ from zoo.ops.arguments import at_least, one_of
 from zoo.registration.fitting import Training
 from zoo.registration.found import Found
 from zoo.registration.measure import measure
-from zoo.transform import Dense, Sampled, Transform
+from zoo.transform import Dense, Transform
 
 KINDS = ("images", "clouds")
 
@@ -130,7 +130,9 @@ class Registration(Model):
             self.check_training(x)
             given = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else callbacks
             epochs = 1 if epochs is None else epochs
-            return super().fit(x, y, epochs=epochs, callbacks=given, verbose=verbose, **kwargs)
+            history = super().fit(x, y, epochs=epochs, callbacks=given, verbose=verbose, **kwargs)
+            self.fitted = True
+            return history
         self.check_pair(x, "x")
         if y is not None:
             raise TypeError("y must be None: a pair brings all that is known about it.")
@@ -231,8 +233,8 @@ class Registration(Model):
         transform = self.transform(x)
         if not x.is_images:
             return {"moved": transform.move(x.moving.points)}
-        moved = transform.warp(x.moving, x.fixed.grid)
-        return {"moved": moved.array, "displacement": transform.displacement(x.fixed.grid)}
+        sampled = transform.sampled(x.fixed.grid, x.moving.grid)
+        return {"moved": sampled.warp(x.moving).array, "displacement": sampled.displacement}
 
     def evaluate(self, x=None, *args, **kwargs):
         """Measures the registration of a pair, see `measure`; other data as Keras does."""
@@ -264,7 +266,7 @@ class Registration(Model):
         fixed, moving = (getattr(pair, side).normalised((0, 100)) for side in ("fixed", "moving"))
         moved = []
         for transform in transforms:
-            sampled = Sampled(transform, *grids)
+            sampled = transform.sampled(*grids)
             moved.append(sampled.warp(moving).array[None])
             inside = inside & sampled.inside
             if pair.moving_mask is not None:

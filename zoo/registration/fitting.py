@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable, Sequence
 
@@ -91,6 +92,8 @@ class Training:
     def __exit__(self, kind, error, traceback):
         if kind is None:
             self._listening.on_train_end()
+        # Models and their graphs are circles, which would wait for their collection in memory.
+        gc.collect()
         # Stages that train the owner have put their own there.
         self.owner.history = self.history
 

@@ -24,6 +24,7 @@ from scipy.ndimage import maximum_filter
 from zoo.data.image import Image
 from zoo.geometry import Grid, to_itk
 from zoo.io import written_whole
+from zoo.ops.arguments import between
 
 PERCENTILES = (0.5, 99.5)
 LINES = 24  # of the deformed grid along the longer side
@@ -270,8 +271,7 @@ def _plane(grid: Grid, slice_axis: int, slice_index: int | None) -> _Plane:
         if slice_index is not None:
             raise ValueError(f"slice_index must be None for images of rank 2, not {slice_index}.")
     else:
-        if not -3 <= slice_axis < 3:
-            raise ValueError(f"slice_axis must be within -3 and 2, not {slice_axis}.")
+        between("slice_axis", slice_axis, -3, 2)
         normal = slice_axis % 3
         count = grid.shape[normal]
         index = count // 2 if slice_index is None else slice_index

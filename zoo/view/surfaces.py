@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from zoo.io import written_whole
+from zoo.ops.arguments import one_of
 
 RENDER_SECONDS = 120
 COLOUR = (0.36, 0.55, 0.74)
@@ -87,8 +88,7 @@ def polyscope_pictures(scenes: list[Scene], renderer: str) -> list[np.ndarray] |
         ValueError: for an unknown renderer.
         RuntimeError: if polyscope was demanded and cannot render here.
     """
-    if renderer not in ("auto", "polyscope", "matplotlib"):
-        raise ValueError(f"renderer must be 'auto', 'polyscope' or 'matplotlib', not {renderer!r}.")
+    one_of("renderer", renderer, ("auto", "polyscope", "matplotlib"))
     if renderer == "matplotlib":
         return None
     try:

@@ -21,6 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from zoo.io import written_whole
+from zoo.ops.arguments import one_of
 from zoo.view.images import LINE, PERCENTILES, grid_lines, intensity_window
 
 PAIRS = 8  # at most so many are shown
@@ -150,8 +151,7 @@ def unit_displacement_figure(
     Raises:
         ValueError: for an unknown `show`, or levels that do not fit.
     """
-    if show not in ("components", "magnitude"):
-        raise ValueError(f"show must be 'components' or 'magnitude', not {show!r}.")
+    one_of("show", show, ("components", "magnitude"))
     _check_levels(displacements, known, "known")
     signed, units = show == "components", len(displacements[0])
     names = [f"unit {unit}" for unit in range(units)]
