@@ -19,8 +19,10 @@ def private_cache(tmp_path_factory, monkeypatch):
 
 @pytest.fixture(autouse=True, scope="module")
 def freed():
-    """Drops what Keras keeps of a file of tests: TensorFlow holds every data set of a `fit`."""
+    """Drops what is kept of a file of tests: graphs of all sizes, and the data of every `fit`."""
     yield
+    if "zoo.ops.kernels" in sys.modules:
+        sys.modules["zoo.ops.kernels"].forget()
     if "keras" in sys.modules:
         sys.modules["keras"].utils.clear_session()
         gc.collect()
