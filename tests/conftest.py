@@ -1,6 +1,8 @@
 """Fixtures of all tests: a private cache, a fixed seed, and the real data where it is present."""
 
+import gc
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,27 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 @pytest.fixture(autouse=True)
 def private_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("ZOO_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def freed():
+    """Drops what is kept of a file of tests: graphs of all sizes, and the data of every `fit`."""
+    yield
+    if "zoo.ops.kernels" in sys.modules:
+        sys.modules["zoo.ops.kernels"].forget()
+    if "keras" in sys.modules:
+        sys.modules["keras"].utils.clear_session()
+        gc.collect()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Neighbours stay on one worker, which then compiles each size once; who is done takes over."""
+    if config.getvalue("dist") == "load":
+        from xdist.scheduler import WorkStealingScheduling
+
+        return WorkStealingScheduling(config, log)
+    return None
 
 
 @pytest.fixture

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 import keras
 from keras import ops
 
 from zoo.losses.base import MaskedLoss, blank, channels_first, per_image
+from zoo.ops import kernels
 from zoo.ops.arguments import at_least, one_of
 
 WINDOWS = ("bspline", "gaussian")
@@ -89,7 +92,8 @@ class MutualInformation(MaskedLoss):
             self._positions(blank(image, weights), limits)
             for image, limits in zip((true, pred), ranges, strict=True)
         )
-        joint = self._histogram(true, pred, ops.ones_like(true) if weights is None else weights)
+        weights = ops.ones_like(true) if weights is None else weights
+        joint = _histogram(self.bins, self.window, self.sigma)(true, pred, weights)
         return -per_image(_information(joint), channels)
 
     def _range(self, image, weights):
@@ -115,60 +119,56 @@ class MutualInformation(MaskedLoss):
         relative = ops.clip((image - lowest) / extent, 0.0, 1.0)
         return MARGIN + relative * (self.bins - 1 - 2 * MARGIN)
 
-    def _histogram(self, true, pred, weights):
-        """Joint histogram `[b, bins, bins]` of positions `[b, n]`, true along the first axis."""
-
-        @ops.custom_gradient
-        def histogram(true, pred, weights):
-            blocks = _blocks(ops.stack([true, pred, weights]))
-
-            def add(total, block):
-                first, second, weight = block[0], block[1], block[2]
-                first = self._parzen(first)[0] * weight[..., None]
-                second = self._parzen(second)[0]
-                return total + ops.matmul(ops.swapaxes(first, 1, 2), second), None
-
-            zero = ops.zeros((ops.shape(true)[0], self.bins, self.bins), dtype="float32")
-            joint = ops.scan(add, zero, blocks)[0]
-
-            def gradient(*args, upstream=None):
-                upstream = args[0] if upstream is None else upstream
-
-                def differentiate(block):
-                    first, second, weight = block[0], block[1], block[2]
-                    first, first_slope = self._parzen(first)
-                    second, second_slope = self._parzen(second)
-                    to_first = ops.matmul(second, ops.swapaxes(upstream, 1, 2))
-                    to_second = ops.matmul(first, upstream)
-                    return (
-                        weight * ops.sum(to_first * first_slope, axis=-1),
-                        weight * ops.sum(to_second * second_slope, axis=-1),
-                    )
-
-                slopes = ops.map(differentiate, blocks)
-                columns = ops.shape(true)[1]
-                slopes = [_join(slope)[:, :columns] for slope in slopes]
-                return slopes[0], slopes[1], ops.zeros_like(weights)
-
-            return joint, gradient
-
-        return histogram(true, pred, weights)
-
-    def _parzen(self, positions):
-        """Window weights and their derivative with respect to the position, `[b, n, bins]`."""
-        offset = positions[..., None] - ops.arange(self.bins, dtype="float32")
-        if self.window == "gaussian":
-            weights = ops.exp(ops.square(offset) * (-0.5 / self.sigma**2))
-            return weights, offset * weights * (-1.0 / self.sigma**2)
-        distance = ops.abs(offset)
-        outer, inner = ops.relu(2.0 - distance), ops.relu(1.0 - distance)
-        outer_square, inner_square = ops.square(outer), ops.square(inner)
-        weights = (outer * outer_square - 4.0 * inner * inner_square) / 6.0
-        return weights, ops.sign(offset) * (2.0 * inner_square - 0.5 * outer_square)
-
     def get_config(self) -> dict:
         arguments = ("bins", "window", "sigma", "value_range", "samples", "seed")
         return super().get_config() | {name: getattr(self, name) for name in arguments}
+
+
+@functools.cache
+def _histogram(bins: int, window: str, sigma: float):
+    """Joint histograms `[b, bins, bins]` of positions `[b, n]`, true along the first axis."""
+
+    def parzen(positions):
+        return _parzen(positions, bins, window, sigma)
+
+    def forward(true, pred, weights):
+        def add(total, block):
+            first, second, weight = block[0], block[1], block[2]
+            first = parzen(first)[0] * weight[..., None]
+            return total + ops.matmul(ops.swapaxes(first, 1, 2), parzen(second)[0]), None
+
+        zero = ops.zeros((ops.shape(true)[0], bins, bins), dtype="float32")
+        return ops.scan(add, zero, _blocks(ops.stack([true, pred, weights])))[0]
+
+    def to_true(true, pred, weights, upstream):
+        def differentiate(block):
+            first, second, weight = block[0], block[1], block[2]
+            felt = ops.matmul(parzen(second)[0], ops.swapaxes(upstream, 1, 2))
+            return weight * ops.sum(felt * parzen(first)[1], axis=-1)
+
+        slopes = ops.map(differentiate, _blocks(ops.stack([true, pred, weights])))
+        return _join(slopes)[:, : ops.shape(true)[1]]
+
+    def to_pred(true, pred, weights, upstream):
+        return to_true(pred, true, weights, ops.swapaxes(upstream, 1, 2))
+
+    def to_weights(true, pred, weights, upstream):
+        return ops.zeros_like(weights)
+
+    return kernels.with_gradient(forward, to_true, to_pred, to_weights)
+
+
+def _parzen(positions, bins: int, window: str, sigma: float):
+    """Window weights and their derivative with respect to the position, `[b, n, bins]`."""
+    offset = positions[..., None] - ops.arange(bins, dtype="float32")
+    if window == "gaussian":
+        weights = ops.exp(ops.square(offset) * (-0.5 / sigma**2))
+        return weights, offset * weights * (-1.0 / sigma**2)
+    distance = ops.abs(offset)
+    outer, inner = ops.relu(2.0 - distance), ops.relu(1.0 - distance)
+    outer_square, inner_square = ops.square(outer), ops.square(inner)
+    weights = (outer * outer_square - 4.0 * inner * inner_square) / 6.0
+    return weights, ops.sign(offset) * (2.0 * inner_square - 0.5 * outer_square)
 
 
 def _information(joint):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import weakref
 from collections.abc import Callable
 
 import keras
+
+SIZES = 64  # for which a kernel keeps its graphs, some 3 MiB each
 
 
 def _unsupported() -> NotImplementedError:
@@ -45,11 +49,39 @@ def shared_graph(function: Callable) -> Callable:
     return _compiled(function, xla=False)
 
 
-def _compiled(function: Callable, xla: bool) -> Callable:
-    if keras.backend.backend() == "tensorflow":
+def forget() -> None:
+    """Drops the graphs of all sizes that kernels were called with; they are traced anew."""
+    for traced in list(_all_traced):
+        traced.forget()
+
+
+_all_traced: weakref.WeakSet[_Traced] = weakref.WeakSet()
+_gradients = itertools.count()
+
+
+class _Traced:
+    """A function that TensorFlow traces for each size, and anew once there are too many."""
+
+    def __init__(self, function: Callable, xla: bool = False):
+        self.function, self.xla = function, xla
+        self.forget()
+        _all_traced.add(self)
+
+    def __call__(self, *tensors):
+        result = self.graph(*tensors)
+        if self.graph.experimental_get_tracing_count() > SIZES:
+            self.forget()
+        return result
+
+    def forget(self) -> None:
         import tensorflow as tf
 
-        return tf.function(function, jit_compile=xla or None, autograph=False)
+        self.graph = tf.function(self.function, jit_compile=self.xla or None, autograph=False)
+
+
+def _compiled(function: Callable, xla: bool) -> Callable:
+    if keras.backend.backend() == "tensorflow":
+        return _Traced(function, xla)
     if keras.backend.backend() == "jax":
         import jax
 
@@ -73,17 +105,23 @@ def with_gradient(forward: Callable, *backward: Callable) -> Callable:
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        @tf.custom_gradient
+        # What `tf.custom_gradient` registers holds on to the graph around it, for good. This is one
+        # entry for all graphs, and they are graphs of their own.
+        name = f"ZooGradient{next(_gradients)}"
+
+        @tf.RegisterGradient(name)
+        def pull_back(operation, gradient, *_):
+            tensors = operation.inputs[1:]
+            return [None, *(part(*tensors, gradient) for part in backward)]
+
         def function(*tensors):
-            def pull_back(gradient):
-                return [part(*tensors, gradient) for part in backward]
+            tensors = [tf.convert_to_tensor(tensor) for tensor in tensors]
+            # Otherwise the inside of `forward` is differentiated as well, for nothing.
+            result = forward(*map(tf.stop_gradient, tensors))
+            with result.graph.gradient_override_map({"IdentityN": name}):
+                return tf.raw_ops.IdentityN(input=[result, *tensors])[0]
 
-            # Otherwise a tape records the inside of `forward` as well, for nothing.
-            return forward(*map(tf.stop_gradient, tensors)), pull_back
-
-        # TensorFlow keeps every trace of a custom gradient for good, with the graph around it. So
-        # it has a graph of its own, traced once for each combination of shapes.
-        return tf.function(function, autograph=False)
+        return _Traced(function)
     if keras.backend.backend() == "jax":
         import jax
 
