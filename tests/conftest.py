@@ -28,16 +28,6 @@ def freed():
         gc.collect()
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config, log):
-    """Neighbours stay on one worker, which then compiles each size once; who is done takes over."""
-    if config.getvalue("dist") == "load":
-        from xdist.scheduler import WorkStealingScheduling
-
-        return WorkStealingScheduling(config, log)
-    return None
-
-
 @pytest.fixture
 def data():
     """Finds a file of the real data sets, which never enter the project; skips without them."""
