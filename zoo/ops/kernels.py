@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import weakref
 from collections.abc import Callable
 
@@ -56,7 +55,6 @@ def forget() -> None:
 
 
 _all_traced: weakref.WeakSet[_Traced] = weakref.WeakSet()
-_gradients = itertools.count()
 
 
 class _Traced:
@@ -105,22 +103,16 @@ def with_gradient(forward: Callable, *backward: Callable) -> Callable:
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        # What `tf.custom_gradient` registers holds on to the graph around it, for good. This is one
-        # entry for all graphs, and they are graphs of their own.
-        name = f"ZooGradient{next(_gradients)}"
-
-        @tf.RegisterGradient(name)
-        def pull_back(operation, gradient, *_):
-            tensors = operation.inputs[1:]
-            return [None, *(part(*tensors, gradient) for part in backward)]
-
+        @tf.custom_gradient
         def function(*tensors):
-            tensors = [tf.convert_to_tensor(tensor) for tensor in tensors]
-            # Otherwise the inside of `forward` is differentiated as well, for nothing.
-            result = forward(*map(tf.stop_gradient, tensors))
-            with result.graph.gradient_override_map({"IdentityN": name}):
-                return tf.raw_ops.IdentityN(input=[result, *tensors])[0]
+            def pull_back(gradient):
+                return tuple(part(*tensors, gradient) for part in backward)
 
+            # Otherwise a tape records the inside of `forward` as well, for nothing.
+            return forward(*map(tf.stop_gradient, tensors)), pull_back
+
+        # TensorFlow keeps every trace of a custom gradient for good, with the graph around it. So
+        # it has a graph of its own, traced once for each combination of shapes.
         return _Traced(function)
     if keras.backend.backend() == "jax":
         import jax
