@@ -23,15 +23,24 @@ def smoothed_lattice(control, pool: int, velocity: bool = False):
     Returns:
         Tensor of the same shape, in units of half the box.
     """
-    size = control.shape[1]
-    matrix = _pooling(size, pool)
+    return pooled(control, pooling(control.shape[1], pool), velocity)
+
+
+def pooled(control, matrix, velocity: bool = False):
+    """`smoothed_lattice` with a matrix of `pooling`, which graphs for several widths share.
+
+    Args:
+        control: tensor `[1, *lattice, rank]`, the same number of points along each axis.
+        matrix: float32 `[lattice, lattice]`.
+        velocity: see `smoothed_lattice`.
+    """
     letters = "xyz"[: control.shape[-1]]
     for axis in letters:
         rest = letters.replace(axis, "n")
         control = ops.einsum(f"n{axis},b{letters}c->b{rest}c", matrix, control)
     if not velocity:
         return control
-    unit = size / 2
+    unit = control.shape[1] / 2
     return ScalingAndSquaring(SQUARINGS)(control * unit) / unit
 
 
@@ -45,8 +54,8 @@ def displacement_at(field, points):
     return sample(field, to_voxels(points, field.shape[1:-1]))
 
 
-def _pooling(size: int, width: int) -> np.ndarray:
-    """Two means over `width` neighbours each, fewer at the border, as a matrix."""
+def pooling(size: int, width: int) -> np.ndarray:
+    """Two means over `width` neighbours each, fewer at the border, as a matrix `[size, size]`."""
     place = np.arange(size)
     near = (np.abs(place[:, None] - place) <= width // 2).astype(np.float64)
     once = near / near.sum(axis=1, keepdims=True)
