@@ -128,11 +128,6 @@ class Chain(Registration):
         )
         return start
 
-    def load_own_variables(self, store):
-        """As in Keras; the parts load theirs, and know whether these say something."""
-        super().load_own_variables(store)
-        self.fitted = True
-
     @classmethod
     def example(cls):
         config = {"dims": 2, "kind": "rigid", "levels": 1, "voxels": 500, "start": "identity"}
