@@ -19,7 +19,7 @@ from scipy.spatial import cKDTree
 from zoo.ops.sampling import sample
 from zoo.ops.splatting import density, distance_volume, to_voxels
 
-NEAR = 2.0  # spacings within which a point always counts fully
+NEAR = 2.0  # spacings within which a point counts fully while the clouds are on their way
 SHARP = 0.1  # spacings below which distances are not told apart
 LEAF = 24  # points that are searched one by one: of trees of 100,000 the fastest to build and use
 
@@ -83,9 +83,9 @@ class NearestPoints(CloudTerm):
     Who is nearest is searched before every step. With that given, the sum over both directions is,
     but for a constant, one square for each moving point: its distance to the weighted mean of all
     points that it is paired with. Robust weights `1 / (1 + d^2 / s^2)^2` are those of the
-    Geman-McClure penalty (iteratively reweighted least squares). Their s is never less than two
-    spacings, or points that are still on their way would be given up once half of the cloud has
-    arrived.
+    Geman-McClure penalty (iteratively reweighted least squares). Their s is never less than `near`
+    spacings: two keep points that are still on their way once half of the cloud has arrived, less
+    than one tells partners from mere neighbours.
 
     The median distance tells the noise of the points. Where it is less than the spacing, the weight
     of the smoothness (`noise`) shrinks with its square: clouds that fit exactly may bend space
@@ -98,6 +98,7 @@ class NearestPoints(CloudTerm):
         reach: distance at which a point counts half as much in the sum of squares, as a multiple
             of the median distance at the time; None counts all alike.
         neighbours: so many nearest points draw a point, to their mean.
+        near: spacings that the robust distance is never less than.
         seed: of the draws.
         tree: `search_tree(fixed)` where there is one already.
     """
@@ -110,12 +111,13 @@ class NearestPoints(CloudTerm):
         points: int | None = None,
         reach: float | None = None,
         neighbours: int = 1,
+        near: float = NEAR,
         seed: int | Sequence[int] = 0,
         tree: cKDTree | None = None,
         **kwargs,
     ):
         super().__init__(fixed, weights, spacing, **kwargs)
-        self.points, self.reach, self.neighbours = points, reach, neighbours
+        self.points, self.reach, self.neighbours, self.near = points, reach, neighbours, near
         self.rng = np.random.default_rng(seed)
         self.tree = search_tree(fixed) if tree is None else tree
         count, most = len(weights), np.inf if points is None else points
@@ -182,7 +184,7 @@ class NearestPoints(CloudTerm):
         shares = weights / weights.sum()
         if self.reach is None:
             return shares
-        scale = max(self.reach * np.median(distances), NEAR * self.spacing)
+        scale = max(self.reach * np.median(distances), self.near * self.spacing)
         return shares / (1 + (distances / scale) ** 2) ** 2
 
     def call(self, moved):

@@ -139,6 +139,7 @@ class DiVRoC(Registration):
             for k, stage in enumerate(self.schedule)
         ]
         self._given: tuple[np.ndarray, ...] | None = None  # points, their flow and weights
+        self.doubts: list[str] = []
         self.built = True
 
     def get_config(self):
@@ -214,18 +215,13 @@ class DiVRoC(Registration):
         Raises:
             ValueError: for too few points, points on a line, or a flow that does not fit.
         """
-        self._given = self._checked_flow(flow, pair)
+        self._given, self.doubts = self._checked_flow(flow, pair), []
         if self._given is not None:
             pair = pair.aligned(scattered(*self._given))
-        fixed, _ = pair.counting("fixed")
         moving, weights = pair.counting("moving")
-        self._begin(fixed, moving, weights)
-        half = float(exact(self.half))
-        places = [
-            ((fixed - position(self.centre)) / half).astype(np.float32),
-            ((moving - position(self.source)) @ exact(self.matrix).T).astype(np.float32),
-        ]
-        clouds = Clouds(*places, weights, self.points, self.held_out, self.seed)
+        parts = pair.counting("fixed")[0], moving, weights
+        clouds = self._placed(*parts, self.start)
+        judge, half = clouds.judge(), float(exact(self.half))
         with training:
             for number, stage in enumerate(self.schedule):
                 count = epochs or math.ceil(stage.steps / EPOCH)
@@ -244,7 +240,19 @@ class DiVRoC(Registration):
                 search, decay = Search(self.patience, half), half_cosine(0.05)
                 if not training.stage(descent, batches, count, stage.rate, decay, [search]):
                     break
-                clouds.moving = descent.moved(clouds.moving)
+                moved = descent.moved(clouds.moving)
+                if judge.keeps(descent.moved, clouds.moving, moved):
+                    clouds.moving = moved
+                else:
+                    self.controls[number].assign(np.zeros(self.controls[number].shape))
+        if not judge.supported:
+            # The better one of two linear maps, if the points that are held out tell them apart.
+            other = self._placed(*parts, "affine").judge()
+            if self.start != "moments" or not other.last.supported(judge.first):
+                self._placed(*parts, self.start)
+        self.doubts = judge.doubts(half, linear=not judge.supported)
+        for doubt in self.doubts:
+            warnings.warn(doubt, UserWarning, stacklevel=3)
 
     def _checked_flow(self, flow, pair: Pair) -> tuple[np.ndarray, ...] | None:
         """The moving points that count, their flow and their weights."""
@@ -264,14 +272,14 @@ class DiVRoC(Registration):
         points, weights = pair.counting("moving")
         return points, flow[pair.counting_mask("moving")], weights
 
-    def _begin(self, fixed, moving, weights):
-        """Sets the start and the box, and forgets what was fitted before."""
+    def _placed(self, fixed, moving, weights, start: str) -> Clouds:
+        """Sets the start and the box, forgets what was fitted before, and starts with the clouds."""
         for name, points in (("fixed", fixed), ("moving", moving)):
             _check_spread(name, points)
         matrix, offset = np.eye(self.dims), np.zeros(self.dims)
-        if self.start == "moments":
+        if start == "moments":
             matrix, offset = _moments(fixed, moving, weights)
-        elif self.start == "affine":
+        elif start == "affine":
             draw = np.random.default_rng(self.seed)
             few = [draw.permutation(len(each))[:START_POINTS] for each in (fixed, moving)]
             (matrix, offset), _ = align_clouds(
@@ -295,6 +303,11 @@ class DiVRoC(Registration):
         self.half.assign(half)
         for control in self.controls:
             control.assign(np.zeros(control.shape))
+        places = [
+            ((fixed - position(self.centre)) / half).astype(np.float32),
+            ((moving - position(self.source)) @ exact(self.matrix).T).astype(np.float32),
+        ]
+        return Clouds(*places, weights, self.points, self.held_out, self.seed)
 
     # What was fitted
 

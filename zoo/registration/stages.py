@@ -19,15 +19,24 @@ from scipy.spatial import cKDTree
 
 from zoo.layers.lattice import displacement_at, pooled, pooling, smoothed_lattice
 from zoo.losses import Diffusion
-from zoo.losses.cloud_terms import DensityImages, DistanceVolumes, NearestPoints, search_tree
+from zoo.losses.cloud_terms import (
+    NEAR,
+    DensityImages,
+    DistanceVolumes,
+    NearestPoints,
+    search_tree,
+)
 from zoo.ops import kernels
 from zoo.ops.arguments import at_least, not_negative, one_of, positive
 from zoo.ops.training import Transient
+from zoo.registration.trust import Judge, Watch
 
 TERMS = ("chamfer", "density", "distance")
 SPACING_POINTS = 8192  # that suffice for the spacing of a cloud
 CLOSEST = 0.8  # share of the held-out points that count
-WATCHED = 200  # points that are held out at least; of smaller clouds all are fitted
+WATCHED = 200  # points that are held out at least, of each cloud
+SMALL_SHARE = 0.1  # but no larger share than this for that
+FEWEST = 8  # points that tell anything; of clouds with fewer to hold out all are fitted
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,9 @@ class Stage:
             as a multiple of the median distance at the time; never less than two spacings of the
             fixed cloud. None counts all alike.
         neighbours: for "chamfer": so many nearest points draw a point, to their mean.
+        near: for "chamfer": but at least at so many spacings of the fixed cloud; two while the
+            clouds are on their way, or points would be given up once half of them have arrived;
+            less where they have arrived, so that points without a partner lose their say.
         raster: for "density" and "distance": voxels of the image along each axis; or several.
         blur: for "density": standard deviation of the Gaussian, in voxels.
         gain: for "density": factor inside of the squash.
@@ -63,6 +75,7 @@ class Stage:
     points: int | None = 8192
     reach: float | None = 1.5
     neighbours: int = 1
+    near: float = NEAR
     raster: int | Sequence[int] = 96
     blur: float = 1.2
     gain: float = 0.5
@@ -76,7 +89,7 @@ class Stage:
             raise ValueError(f"pool of a stage must be odd, not {self.pool}.")
         for size in self.rasters:
             at_least("raster of a stage", size, 2)
-        for name in ("rate", "gain", "reach"):
+        for name in ("rate", "gain", "reach", "near"):
             positive(f"{name} of a stage", getattr(self, name), optional=name == "reach")
         for name in ("blur", "smoothness"):
             not_negative(f"{name} of a stage", getattr(self, name))
@@ -94,10 +107,10 @@ DENSITY = (
     Stage("density", 48, 9, 30, 0.2, 0.0, None, raster=128, blur=0.6, gain=1.0),
 )
 CHAMFER = (
-    Stage("chamfer", 32, 9, 30, 1.0, 10.0),
-    Stage("chamfer", 32, 5, 30, 0.4, 10.0),
-    Stage("chamfer", 48, 5, 40, 0.3, 30.0),
-    Stage("chamfer", 64, 5, 30, 0.2, 100.0),
+    Stage("chamfer", 32, 9, 30, 1.0, 10.0, reach=0.75),
+    Stage("chamfer", 32, 5, 30, 0.4, 10.0, reach=0.75, near=1.0),
+    Stage("chamfer", 48, 5, 40, 0.3, 30.0, reach=0.75, near=0.5),
+    Stage("chamfer", 64, 5, 30, 0.2, 100.0, reach=0.75, near=0.25),
 )
 DISTANCE = tuple(replace(stage, data="distance") for stage in DENSITY)
 SCHEDULES = {
@@ -136,13 +149,24 @@ class Clouds:
     def kept(self, most: int | None) -> tuple[int, int]:
         """How many of the first `most` points of either cloud are fitted, and not watched.
 
-        None are watched where they would be fewer than `WATCHED`, too few to tell anything.
+        Of small clouds a larger share is watched than `held_out`, and none where they would be
+        fewer than `FEWEST`, too few to tell anything.
         """
         counts = [len(each[:most]) for each in (self.fixed, self.moving)]
-        watched = [int(self.held_out * count) for count in counts]
-        if min(watched) < WATCHED:
+        watched = [
+            max(int(self.held_out * count), min(WATCHED, int(SMALL_SHARE * count)))
+            for count in counts
+        ]
+        if not self.held_out or min(watched) < FEWEST:
             return counts[0], counts[1]
         return counts[0] - watched[0], counts[1] - watched[1]
+
+    def judge(self) -> Judge:
+        """Of stages that begin with the moving cloud as it is now."""
+        kept = self.kept(None)
+        watched = kept[0] < len(self.fixed)
+        watch = Watch(self.fixed, kept, self.spacing, self.tree(kept[0])) if watched else None
+        return Judge(watch, self.moving)
 
     def tree(self, count: int) -> cKDTree:
         """The search tree of the first fixed points, made once for all stages."""
@@ -192,7 +216,7 @@ class Descent(Transient):
         self.fixed_tree = clouds.tree(kept)
         known = fixed, clouds.weights[: self.kept], clouds.spacing
         if stage.data == "chamfer":
-            options = {name: getattr(stage, name) for name in ("points", "reach", "neighbours")}
+            options = {name: getattr(stage, name) for name in ("points", "reach", "neighbours", "near")}
             self.term = NearestPoints(*known, **options, seed=seed, tree=self.fixed_tree)
         elif stage.data == "density":
             self.term = DensityImages(

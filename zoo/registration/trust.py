@@ -1,0 +1,172 @@
+"""Whether a deformation of clouds may be believed: what points say that were not fitted.
+
+A smooth map can always be bent until the points of one cloud lie on those of the other. Only
+points that had no say in it tell whether it is right, and even these come a little closer by
+chance: who follows its neighbours to the nearest points ends near these as well. So they have to
+come closer by more than that, or many of them have to meet a point, which neighbours do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from zoo.losses.cloud_terms import search_tree
+
+MET = 0.3  # spacings within which two points have met; of neighbours at random 2 % do in space
+SHARP = 0.1  # spacings below which distances are not told apart
+CLOSER = 0.22  # what the logarithms of the distances lose at least; 0.14 have been seen by chance
+MEETING = 0.09  # share that has met at least, where they lose less; 0.06 have been seen by chance
+SURE = 3.0  # standard errors
+EXACT = 0.5  # share of points that meet, from which on clouds are taken for the same points
+RESOLVED = 2.0  # spacings that clouds are apart at first, whose nearest points tell the motion
+FOLDED = 5.0  # percent of the points, above which a displacement is not kept
+FOLDS = 0.5  # percent that are reported
+STEP = 0.1  # of the differences that tell folds, in spacings
+FOLD_POINTS = 2000  # that suffice to find folds
+
+
+@dataclass(frozen=True)
+class Apart:
+    """How far the watched points are from the other cloud, in spacings.
+
+    Attributes:
+        distances: of each to the nearest point, `[n]`, always of the same points.
+    """
+
+    distances: np.ndarray
+
+    @property
+    def met(self) -> float:
+        """The share of the points that lie on one of the other cloud."""
+        return float((self.distances < MET).mean())
+
+    @property
+    def median(self) -> float:
+        """The median distance."""
+        return float(np.median(self.distances))
+
+    def closer(self, before: Apart) -> float:
+        """What the logarithms of the distances have lost since, in the mean."""
+        return float(np.mean(self._lost(before)))
+
+    def supported(self, before: Apart) -> bool:
+        """Whether the points have come closer than chance would bring them."""
+        lost, count = self._lost(before), len(self.distances)
+        if lost.mean() > max(CLOSER, SURE * lost.std() / np.sqrt(count)):
+            return True
+        more, share = self.met - before.met, (self.met + before.met) / 2
+        error = np.sqrt(max(2 * share * (1 - share), 1 / count) / count)
+        return self.met > MEETING and more > SURE * error
+
+    def _lost(self, before: Apart) -> np.ndarray:
+        logarithms = [np.log(np.hypot(each.distances, SHARP)) for each in (before, self)]
+        return logarithms[0] - logarithms[1]
+
+
+class Watch:
+    """The points of two clouds that are held out, and how far they are from the other cloud.
+
+    Args:
+        fixed: `[n, dims]`.
+        kept: how many of the first fixed and of the first moving points are fitted.
+        spacing: typical distance of fixed points from their nearest neighbour.
+        tree: `search_tree` of the fixed points that are fitted.
+    """
+
+    def __init__(self, fixed: np.ndarray, kept: Sequence[int], spacing: float, tree: cKDTree):
+        self.kept, self.spacing, self.tree = kept, spacing, tree
+        self.held = fixed[kept[0] :]
+
+    def apart(self, moving: np.ndarray) -> Apart:
+        """Both directions, with the moving cloud `[m, dims]` where it is now."""
+        own = search_tree(moving[: self.kept[1]])
+        there, back = moving[self.kept[1] :], self.held
+        found = [self.tree.query(there, workers=-1)[0], own.query(back, workers=-1)[0]]
+        return Apart(np.concatenate(found) / self.spacing)
+
+
+class Judge:
+    """Keeps what is supported of a registration in stages, and says what is doubtful.
+
+    Args:
+        watch: the points that are held out; None where there are none, and all is kept.
+        moving: `[m, dims]`, before the first stage.
+
+    Attributes:
+        first: how far the watched points were before the first stage; None without any.
+        last: how far they are after the stages that were kept.
+    """
+
+    def __init__(self, watch: Watch | None, moving: np.ndarray):
+        self.watch = watch
+        self.first = self.last = None if watch is None else watch.apart(moving)
+        self.folded = 0.0
+
+    def keeps(self, move: Callable, moving: np.ndarray, moved: np.ndarray) -> bool:
+        """Whether a stage makes nothing worse: neither the distances nor by folds.
+
+        Args:
+            move: the map of the stage.
+            moving: `[m, dims]`, before the stage.
+            moved: the same points after it.
+        """
+        if self.watch is None:
+            return True
+        now = self.watch.apart(moved)
+        step = STEP * self.watch.spacing
+        folded = max(self.folded, folds(move, moving, step))
+        if folded > FOLDED or (now.closer(self.last) < 0 and now.met <= self.last.met):
+            return False
+        self.last, self.folded = now, folded
+        return True
+
+    @property
+    def supported(self) -> bool:
+        """Whether what was kept has brought the watched points closer than by chance."""
+        return self.watch is None or self.last.supported(self.first)
+
+    def doubts(self, unit: float, linear: bool) -> list[str]:
+        """What is doubtful about the result, one sentence each.
+
+        Args:
+            unit: of the clouds in world units.
+            linear: whether the deformation was given up.
+        """
+        if self.watch is None or self.first.met >= EXACT:
+            return []
+        count, spacing = len(self.first.distances), self.watch.spacing * unit
+        if linear:
+            return [
+                f"The clouds do not support a deformation: of {count} points that were not fitted, "
+                f"{100 * self.last.met:.0f} % meet a point of the other cloud (nearest points are "
+                f"neighbours, not partners, at a spacing of {spacing:.3g}); the result is the "
+                "linear map alone."
+            ]
+        found = []
+        if self.last.met < EXACT and self.first.median < RESOLVED:
+            found.append(
+                f"The clouds share few points: of {count} that were not fitted, "
+                f"{100 * self.last.met:.0f} % meet a point of the other cloud; elsewhere nearest "
+                f"points are neighbours, not partners, and errors up to the spacing of "
+                f"{spacing:.3g} must be expected."
+            )
+        if self.folded > FOLDS:
+            found.append(f"The deformation folds at {self.folded:.1f} % of the points.")
+        return found
+
+
+def folds(move: Callable, points: np.ndarray, step: float) -> float:
+    """The percentage of points where a map turns space inside out.
+
+    Args:
+        move: from points `[n, dims]` to points, orientation kept at large.
+        points: `[m, dims]`, of which at most the first 2,000 are asked.
+        step: of the differences.
+    """
+    some = points[:FOLD_POINTS]
+    sides = [move(some + e) - move(some - e) for e in step * np.eye(points.shape[1], dtype="f4")]
+    return 100 * float((np.linalg.det(np.stack(sides, axis=-1)) <= 0).mean())
