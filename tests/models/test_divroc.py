@@ -18,6 +18,7 @@ import pytest
 from zoo.data.pair import Pair
 from zoo.data.scan import Scan
 from zoo.data.vessels import vessel_case, vessel_pair
+from zoo.models.affine import AffineRegistration
 from zoo.models.divroc import DiVRoC
 from zoo.registration.stages import Stage
 from zoo.transform import Transform, scattered
@@ -183,8 +184,54 @@ def test_sparse_clouds_that_fit_exactly_are_met():
     history = model.fit(Pair(Scan(fixed), Scan(moving)), verbose=0)
     moved = model.transform(Pair(Scan(fixed), Scan(moving))).move(moving)
     assert np.linalg.norm(moved - bend(moving), axis=1).mean() < 0.5
-    # Too few to watch any.
-    assert "held_out" not in history.history
+    # A tenth of so few is watched, and has met its partners.
+    assert history.history["held_out"][-1] < 0.1 * history.history["held_out"][0]
+    assert model.doubts == []
+
+
+def test_clouds_of_a_few_points_are_fitted_as_a_whole():
+    pair = Pair(Scan(branches(70)), Scan(branches(70)))
+    assert "held_out" not in DiVRoC(**ONE).fit(pair, verbose=0).history
+
+
+def halves(seed=0):
+    """Clouds without a common point, and where the moving ones belong."""
+    points = branches(1200, seed=seed)
+    return Pair(Scan(bend(points[:600])), Scan(points[600:])), bend(points[600:])
+
+
+def test_clouds_without_a_common_point_do_not_end_worse_than_they_align():
+    for seed in range(3):
+        pair, goal = halves(seed)
+        model, linear = DiVRoC(), AffineRegistration()
+        linear.fit(pair, verbose=0)
+        with pytest.warns(UserWarning, match="neighbours, not partners"):
+            model.fit(pair, verbose=0)
+        errors = [
+            np.linalg.norm(each.transform(pair).move(pair.moving.points) - goal, axis=1).mean()
+            for each in (model, linear)
+        ]
+        assert errors[0] <= 1.05 * errors[1]
+
+
+def test_what_has_nothing_in_common_gets_a_linear_map_and_a_warning():
+    rng = np.random.default_rng(0)
+    pair = Pair(*(Scan(rng.uniform(-1, 1, (800, 3))) for _ in range(2)))
+    model = DiVRoC(stages=[QUICK, QUICK])
+    with pytest.warns(UserWarning, match="do not support a deformation"):
+        model.fit(pair, verbose=0)
+    assert len(model.doubts) == 1
+    assert not any(keras.ops.convert_to_numpy(each[...]).any() for each in model.controls)
+    points = bent_pair()
+    model.fit(points, verbose=0)
+    assert not any("linear" in doubt for doubt in model.doubts), "of the last fit alone"
+
+
+def test_clouds_that_lie_on_each_other_are_not_doubted():
+    points = branches(600)
+    model = DiVRoC(stages=[QUICK])
+    model.fit(Pair(Scan(points), Scan(points[::-1])), verbose=0)
+    assert model.doubts == []
 
 
 def test_velocities_invert_themselves():
@@ -401,6 +448,7 @@ def test_what_cannot_be_registered_is_refused():
         ({"stages": [{"lattice": 1}]}, "lattice of a stage must be at least 2"),
         ({"stages": [{"data": "icp"}]}, "data of a stage must be one of"),
         ({"stages": [{"reach": 0}]}, "reach of a stage must be positive"),
+        ({"stages": [{"partners": 0}]}, "partners of a stage must be positive"),
         ({"stages": [{"blur": -1}]}, "blur of a stage must not be negative"),
         ({"stages": [{"raster": [32, 1]}]}, "raster of a stage must be at least 2"),
     ],

@@ -19,7 +19,7 @@ from scipy.spatial import cKDTree
 from zoo.ops.sampling import sample
 from zoo.ops.splatting import density, distance_volume, to_voxels
 
-NEAR = 2.0  # spacings within which a point counts fully while the clouds are on their way
+NEAR = 2.0  # spacings within which a point always counts fully
 SHARP = 0.1  # spacings below which distances are not told apart
 LEAF = 24  # points that are searched one by one: of trees of 100,000 the fastest to build and use
 
@@ -83,9 +83,9 @@ class NearestPoints(CloudTerm):
     Who is nearest is searched before every step. With that given, the sum over both directions is,
     but for a constant, one square for each moving point: its distance to the weighted mean of all
     points that it is paired with. Robust weights `1 / (1 + d^2 / s^2)^2` are those of the
-    Geman-McClure penalty (iteratively reweighted least squares). Their s is never less than `near`
-    spacings: two keep points that are still on their way once half of the cloud has arrived, less
-    than one tells partners from mere neighbours.
+    Geman-McClure penalty (iteratively reweighted least squares). Their s is never less than two
+    spacings, or points that are still on their way would be given up once half of the cloud has
+    arrived. Where points are known to have partners, a given `scale` tells these from neighbours.
 
     The median distance tells the noise of the points. Where it is less than the spacing, the weight
     of the smoothness (`noise`) shrinks with its square: clouds that fit exactly may bend space
@@ -98,7 +98,7 @@ class NearestPoints(CloudTerm):
         reach: distance at which a point counts half as much in the sum of squares, as a multiple
             of the median distance at the time; None counts all alike.
         neighbours: so many nearest points draw a point, to their mean.
-        near: spacings that the robust distance is never less than.
+        scale: the distance s of the robust weights, in spacings, instead of what `reach` makes.
         seed: of the draws.
         tree: `search_tree(fixed)` where there is one already.
     """
@@ -111,13 +111,13 @@ class NearestPoints(CloudTerm):
         points: int | None = None,
         reach: float | None = None,
         neighbours: int = 1,
-        near: float = NEAR,
+        scale: float | None = None,
         seed: int | Sequence[int] = 0,
         tree: cKDTree | None = None,
         **kwargs,
     ):
         super().__init__(fixed, weights, spacing, **kwargs)
-        self.points, self.reach, self.neighbours, self.near = points, reach, neighbours, near
+        self.points, self.reach, self.neighbours, self.scale = points, reach, neighbours, scale
         self.rng = np.random.default_rng(seed)
         self.tree = search_tree(fixed) if tree is None else tree
         count, most = len(weights), np.inf if points is None else points
@@ -182,9 +182,12 @@ class NearestPoints(CloudTerm):
 
     def _shares(self, distances: np.ndarray, weights: np.ndarray) -> np.ndarray:
         shares = weights / weights.sum()
-        if self.reach is None:
+        if self.scale is not None:
+            scale = self.scale * self.spacing
+        elif self.reach is not None:
+            scale = max(self.reach * np.median(distances), NEAR * self.spacing)
+        else:
             return shares
-        scale = max(self.reach * np.median(distances), self.near * self.spacing)
         return shares / (1 + (distances / scale) ** 2) ** 2
 
     def call(self, moved):

@@ -235,6 +235,7 @@ class DiVRoC(Registration):
                     power=self.power,
                     squash=None if self.squash == "none" else self.squash,
                     seed=(self.seed, number),
+                    met=judge.met,
                 )
                 batches = RepeatedBatch({"step": np.zeros((1, 1), np.float32)}, steps)
                 search, decay = Search(self.patience, half), half_cosine(0.05)

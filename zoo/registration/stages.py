@@ -19,13 +19,7 @@ from scipy.spatial import cKDTree
 
 from zoo.layers.lattice import displacement_at, pooled, pooling, smoothed_lattice
 from zoo.losses import Diffusion
-from zoo.losses.cloud_terms import (
-    NEAR,
-    DensityImages,
-    DistanceVolumes,
-    NearestPoints,
-    search_tree,
-)
+from zoo.losses.cloud_terms import DensityImages, DistanceVolumes, NearestPoints, search_tree
 from zoo.ops import kernels
 from zoo.ops.arguments import at_least, not_negative, one_of, positive
 from zoo.ops.training import Transient
@@ -58,9 +52,9 @@ class Stage:
             as a multiple of the median distance at the time; never less than two spacings of the
             fixed cloud. None counts all alike.
         neighbours: for "chamfer": so many nearest points draw a point, to their mean.
-        near: for "chamfer": but at least at so many spacings of the fixed cloud; two while the
-            clouds are on their way, or points would be given up once half of them have arrived;
-            less where they have arrived, so that points without a partner lose their say.
+        partners: for "chamfer": distance, in spacings of the fixed cloud, at which a point counts
+            half as much once many of the points that are held out have met a point of the other
+            cloud: so near are partners, not mere neighbours. None goes on as `reach` says.
         raster: for "density" and "distance": voxels of the image along each axis; or several.
         blur: for "density": standard deviation of the Gaussian, in voxels.
         gain: for "density": factor inside of the squash.
@@ -75,7 +69,7 @@ class Stage:
     points: int | None = 8192
     reach: float | None = 1.5
     neighbours: int = 1
-    near: float = NEAR
+    partners: float | None = None
     raster: int | Sequence[int] = 96
     blur: float = 1.2
     gain: float = 0.5
@@ -89,8 +83,9 @@ class Stage:
             raise ValueError(f"pool of a stage must be odd, not {self.pool}.")
         for size in self.rasters:
             at_least("raster of a stage", size, 2)
-        for name in ("rate", "gain", "reach", "near"):
-            positive(f"{name} of a stage", getattr(self, name), optional=name == "reach")
+        for name in ("rate", "gain", "reach", "partners"):
+            optional = name in ("reach", "partners")
+            positive(f"{name} of a stage", getattr(self, name), optional=optional)
         for name in ("blur", "smoothness"):
             not_negative(f"{name} of a stage", getattr(self, name))
 
@@ -107,10 +102,10 @@ DENSITY = (
     Stage("density", 48, 9, 30, 0.2, 0.0, None, raster=128, blur=0.6, gain=1.0),
 )
 CHAMFER = (
-    Stage("chamfer", 32, 9, 30, 1.0, 10.0, reach=0.75),
-    Stage("chamfer", 32, 5, 30, 0.4, 10.0, reach=0.75, near=1.0),
-    Stage("chamfer", 48, 5, 40, 0.3, 30.0, reach=0.75, near=0.5),
-    Stage("chamfer", 64, 5, 30, 0.2, 100.0, reach=0.75, near=0.25),
+    Stage("chamfer", 32, 9, 30, 1.0, 10.0),
+    Stage("chamfer", 32, 5, 30, 0.4, 10.0, partners=1.0),
+    Stage("chamfer", 48, 5, 40, 0.3, 30.0, partners=0.5),
+    Stage("chamfer", 64, 5, 30, 0.2, 100.0, partners=0.25),
 )
 DISTANCE = tuple(replace(stage, data="distance") for stage in DENSITY)
 SCHEDULES = {
@@ -187,6 +182,7 @@ class Descent(Transient):
         power: for densities: 1 for the mean absolute difference, 2 for the mean square.
         squash: of the densities, None for none.
         seed: of the points that are drawn in every step.
+        met: whether many points are known to have partners.
     """
 
     def __init__(
@@ -199,6 +195,7 @@ class Descent(Transient):
         power: int = 2,
         squash: str | None = "tanh",
         seed: int | Sequence[int] = 0,
+        met: bool = False,
     ):
         super().__init__(name="descent", dtype="float32", autocast=False)
         self.control, self.stage, self.shares = control, stage, loss_weights
@@ -216,8 +213,9 @@ class Descent(Transient):
         self.fixed_tree = clouds.tree(kept)
         known = fixed, clouds.weights[: self.kept], clouds.spacing
         if stage.data == "chamfer":
-            options = {name: getattr(stage, name) for name in ("points", "reach", "neighbours", "near")}
-            self.term = NearestPoints(*known, **options, seed=seed, tree=self.fixed_tree)
+            options = {name: getattr(stage, name) for name in ("points", "reach", "neighbours")}
+            options |= {"scale": stage.partners if met else None, "seed": seed}
+            self.term = NearestPoints(*known, **options, tree=self.fixed_tree)
         elif stage.data == "density":
             self.term = DensityImages(
                 *known, stage.rasters, stage.blur, squash, stage.gain, power=power

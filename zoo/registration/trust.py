@@ -1,9 +1,11 @@
 """Whether a deformation of clouds may be believed: what points say that were not fitted.
 
 A smooth map can always be bent until the points of one cloud lie on those of the other. Only
-points that had no say in it tell whether it is right, and even these come a little closer by
-chance: who follows its neighbours to the nearest points ends near these as well. So they have to
-come closer by more than that, or many of them have to meet a point, which neighbours do not.
+points that had no say in it tell whether it is right, and even these come closer by chance: where
+nearest points are mere neighbours, a cloud that shrinks comes closer to the other one, and who
+follows its neighbours to the nearest points ends near these as well. So besides either many of them
+have to meet a point, which neighbours do not, or the clouds have to be alike as distributions, by
+the maximum mean discrepancy (Gretton et al., JMLR 2012), which no shrinking lowers.
 """
 
 from __future__ import annotations
@@ -13,13 +15,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.spatial import cKDTree
+from scipy.spatial.distance import cdist
 
 from zoo.losses.cloud_terms import search_tree
 
 MET = 0.3  # spacings within which two points have met; of neighbours at random 2 % do in space
 SHARP = 0.1  # spacings below which distances are not told apart
-CLOSER = 0.22  # what the logarithms of the distances lose at least; 0.14 have been seen by chance
-MEETING = 0.09  # share that has met at least, where they lose less; 0.06 have been seen by chance
+MEETING = 0.09  # share of the points that chance does not bring to meet: it brought 0.06 at most
+WIDTH = 2.0  # spacings, of the kernel that compares distributions
+COMPARED = 1500  # points of each cloud that suffice to compare distributions
 SURE = 3.0  # standard errors
 EXACT = 0.5  # share of points that meet, from which on clouds are taken for the same points
 RESOLVED = 2.0  # spacings that clouds are apart at first, whose nearest points tell the motion
@@ -35,9 +39,11 @@ class Apart:
 
     Attributes:
         distances: of each to the nearest point, `[n]`, always of the same points.
+        unlike: discrepancy of the two clouds as distributions, squared, relative to the fixed one.
     """
 
     distances: np.ndarray
+    unlike: float
 
     @property
     def met(self) -> float:
@@ -54,13 +60,11 @@ class Apart:
         return float(np.mean(self._lost(before)))
 
     def supported(self, before: Apart) -> bool:
-        """Whether the points have come closer than chance would bring them."""
+        """Whether the points have come closer, and not by chance."""
         lost, count = self._lost(before), len(self.distances)
-        if lost.mean() > max(CLOSER, SURE * lost.std() / np.sqrt(count)):
-            return True
-        more, share = self.met - before.met, (self.met + before.met) / 2
-        error = np.sqrt(max(2 * share * (1 - share), 1 / count) / count)
-        return self.met > MEETING and more > SURE * error
+        if lost.mean() <= SURE * lost.std() / np.sqrt(count):
+            return False
+        return self.met > MEETING or self.unlike < before.unlike
 
     def _lost(self, before: Apart) -> np.ndarray:
         logarithms = [np.log(np.hypot(each.distances, SHARP)) for each in (before, self)]
@@ -79,14 +83,32 @@ class Watch:
 
     def __init__(self, fixed: np.ndarray, kept: Sequence[int], spacing: float, tree: cKDTree):
         self.kept, self.spacing, self.tree = kept, spacing, tree
-        self.held = fixed[kept[0] :]
+        self.held, self.few = fixed[kept[0] :], fixed[: kept[0]][:COMPARED]
+        nearest = search_tree(self.few).query(self.few, k=2)[0][:, 1]
+        self.width = WIDTH * max(float(np.median(nearest)), spacing)
+        self.own = self._within(self.few)
 
     def apart(self, moving: np.ndarray) -> Apart:
         """Both directions, with the moving cloud `[m, dims]` where it is now."""
-        own = search_tree(moving[: self.kept[1]])
-        there, back = moving[self.kept[1] :], self.held
-        found = [self.tree.query(there, workers=-1)[0], own.query(back, workers=-1)[0]]
-        return Apart(np.concatenate(found) / self.spacing)
+        fitted, there = moving[: self.kept[1]], moving[self.kept[1] :]
+        found = [
+            self.tree.query(there, workers=-1)[0],
+            search_tree(fitted).query(self.held, workers=-1)[0],
+        ]
+        few = fitted[:COMPARED]
+        # What has been fitted to each other is alike anyhow.
+        across = self._kernel(there[:COMPARED], self.few).mean()
+        across += self._kernel(self.held[:COMPARED], few).mean()
+        unlike = (self.own + self._within(few) - across) / self.own
+        return Apart(np.concatenate(found) / self.spacing, float(unlike))
+
+    def _kernel(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        return np.exp(-cdist(first, second, "sqeuclidean") / (2 * self.width**2))
+
+    def _within(self, points: np.ndarray) -> float:
+        """The mean kernel of different points of one cloud."""
+        count = len(points)
+        return float(self._kernel(points, points).sum() - count) / (count * (count - 1))
 
 
 class Judge:
@@ -123,6 +145,11 @@ class Judge:
             return False
         self.last, self.folded = now, folded
         return True
+
+    @property
+    def met(self) -> bool:
+        """Whether by now more points have met than by chance, so that there are partners."""
+        return self.watch is not None and self.last.met > MEETING
 
     @property
     def supported(self) -> bool:
