@@ -10,6 +10,7 @@ from zoo.losses.cloud_terms import (
     DensityImages,
     DistanceVolumes,
     NearestPoints,
+    across_structures,
     search_tree,
 )
 
@@ -99,3 +100,30 @@ def test_a_term_has_to_be_called():
     fixed, moving = clouds()
     with pytest.raises(NotImplementedError, match="CloudTerm does not define call"):
         CloudTerm(fixed, np.ones(len(moving)), 0.1)(moving[None])
+
+
+def test_a_curve_draws_across_itself_and_hardly_along():
+    line = np.linspace(-1, 1, 200)[:, None].astype(np.float32) * np.float32([1, 0, 0])
+    line += np.random.default_rng(0).normal(0, 0.001, line.shape).astype(np.float32)
+    tree = search_tree(line)
+    across = across_structures(line, tree)
+    ways = np.abs(across[50:150] @ np.float32([1, 0, 0]))
+    assert ways[:, 0].mean() < 0.15 and ways[:, 1:].mean() < 0.05
+    assert np.abs(across[50:150] @ np.float32([0, 1, 0]))[:, 1].mean() > 0.5
+    term = NearestPoints(line, np.ones(2), 0.01, tree=tree, across=across)
+    moved = np.float32([[0.003, 0.05, 0], [0.503, 0, 0.05]])
+    term.search(moved)
+    way = (ops.convert_to_numpy(term.goal)[0] - moved) / np.float32([1, 0.05, 0.05])
+    assert np.abs(way[:, 0]).max() < 0.2 and way[0, 1] < -0.5 and way[1, 2] < -0.5
+
+
+def test_a_scale_leaves_neighbours_out():
+    fixed = np.float32([[0, 0, 0], [1, 0, 0]])
+    moved = np.float32([[0.1, 0, 0], [1, 0.9, 0]])
+    values = []
+    for scale in (None, 0.25):
+        term = NearestPoints(fixed, np.ones(2), 1.0, reach=1.5, scale=scale)
+        term.search(moved)
+        values.append(ops.convert_to_numpy(term.share)[0, :, 0])
+    assert values[0][1] > 0.5 * values[0][0]
+    assert values[1][1] < 0.05 * values[1][0]

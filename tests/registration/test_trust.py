@@ -63,7 +63,7 @@ def test_a_stage_that_drives_points_apart_or_folds_is_not_kept():
 
     assert not judge.keeps(away, moving, away(moving))
     assert judge.keeps(back, moving, back(moving))
-    assert judge.supported and judge.met
+    assert judge.supported and judge.pairing == "partners"
     assert not judge.keeps(mirror, moving, back(moving))
     assert judge.doubts(1.0, linear=False) == []
 
@@ -81,4 +81,4 @@ def test_folds_are_a_percentage():
 def test_without_watched_points_nothing_is_judged():
     judge = Judge(None, cloud())
     assert judge.keeps(lambda points: points, cloud(), cloud()) and judge.supported
-    assert judge.doubts(1.0, linear=False) == [] and not judge.met
+    assert judge.doubts(1.0, linear=False) == [] and judge.pairing == "resolved"

@@ -21,6 +21,8 @@ from zoo.ops.splatting import density, distance_volume, to_voxels
 
 NEAR = 2.0  # spacings within which a point always counts fully
 SHARP = 0.1  # spacings below which distances are not told apart
+NEARBY = 24  # points that tell the direction of the curve or surface that they lie on
+ALONG = 0.1  # share of the way along it that counts
 LEAF = 24  # points that are searched one by one: of trees of 100,000 the fastest to build and use
 
 
@@ -31,6 +33,25 @@ def search_tree(points: np.ndarray) -> cKDTree:
         points: float array `[n, rank]`.
     """
     return cKDTree(points, leafsize=LEAF, balanced_tree=False, compact_nodes=False)
+
+
+def across_structures(points: np.ndarray, tree: cKDTree, along: float = ALONG) -> np.ndarray:
+    """What of a way to a point leads across the curve or surface that it lies on.
+
+    Args:
+        points: `[n, rank]`.
+        tree: of these points.
+        along: share of the way along it that is left at least.
+
+    Returns:
+        Symmetric matrices `[n, rank, rank]`: the inverse of the covariance of the points nearby,
+        relative to its largest eigenvalue.
+    """
+    _, near = tree.query(points, k=min(NEARBY, tree.n), workers=-1)
+    nearby = points[near] - points[near].mean(axis=1, keepdims=True)
+    values, axes = np.linalg.eigh(np.einsum("nki,nkj->nij", nearby, nearby))
+    ways = np.clip(values[:, :1] / np.maximum(values, 1e-30), along, 1.0)
+    return np.einsum("nik,nk,njk->nij", axes, ways, axes).astype(np.float32)
 
 
 class CloudTerm(keras.layers.Layer):
@@ -99,6 +120,8 @@ class NearestPoints(CloudTerm):
             of the median distance at the time; None counts all alike.
         neighbours: so many nearest points draw a point, to their mean.
         scale: the distance s of the robust weights, in spacings, instead of what `reach` makes.
+        across: `[n, rank, rank]` of `across_structures`: pairs are then drawn by it, and not along
+            the structure that a fixed point lies on, where it is no partner but one of many.
         seed: of the draws.
         tree: `search_tree(fixed)` where there is one already.
     """
@@ -112,13 +135,14 @@ class NearestPoints(CloudTerm):
         reach: float | None = None,
         neighbours: int = 1,
         scale: float | None = None,
+        across: np.ndarray | None = None,
         seed: int | Sequence[int] = 0,
         tree: cKDTree | None = None,
         **kwargs,
     ):
         super().__init__(fixed, weights, spacing, **kwargs)
         self.points, self.reach, self.neighbours, self.scale = points, reach, neighbours, scale
-        self.rng = np.random.default_rng(seed)
+        self.rng, self.across = np.random.default_rng(seed), across
         self.tree = search_tree(fixed) if tree is None else tree
         count, most = len(weights), np.inf if points is None else points
         # Those that are drawn, and those that the drawn fixed points find.
@@ -149,6 +173,8 @@ class NearestPoints(CloudTerm):
         goal /= np.maximum(share, 1e-30)[:, None]
         squares = (both * there**2).sum() + (over * back**2).sum()
         rest = squares - (share * ((moved - goal) ** 2).sum(axis=1)).sum()
+        if self.across is not None:
+            goal = moved + self._pull(moved, chosen, both, to_fixed, asking, over, to_moving, share)
         unit = self.spacing**2
         apart = (np.median(there[:, 0]) + np.median(back[:, 0])) / (2 * self.spacing)
         self.noise.assign(np.clip(apart, SHARP, 1.0) ** 2)
@@ -164,6 +190,18 @@ class NearestPoints(CloudTerm):
         self.row.assign(rows)
         self.goal.assign(goal[None, rows])
         self.share.assign(shares[None, :, None] / unit)
+
+    def _pull(self, moved, chosen, both, to_fixed, asking, over, to_moving, share) -> np.ndarray:
+        """The mean way of each moving point to those it is paired with, across their structures."""
+        there = self.fixed[to_fixed] - moved[chosen][:, None]
+        there = np.einsum("nkij,nkj,nk->ni", self.across[to_fixed], there, both)
+        back = self.fixed[asking][:, None] - moved[to_moving]
+        back = np.einsum("nij,nkj,nk->nki", self.across[asking], back, over)
+        pull = np.zeros_like(moved, dtype=np.float64)
+        pull[chosen] = there
+        for axis in range(moved.shape[1]):
+            pull[:, axis] += np.bincount(to_moving.ravel(), back[..., axis].ravel(), len(moved))
+        return pull / np.maximum(share, 1e-30)[:, None]
 
     def select(self, points):
         return points if self.rows == len(self.point_weights) else ops.take(points, self.row, 1)

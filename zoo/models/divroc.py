@@ -235,7 +235,7 @@ class DiVRoC(Registration):
                     power=self.power,
                     squash=None if self.squash == "none" else self.squash,
                     seed=(self.seed, number),
-                    met=judge.met,
+                    pairing=judge.pairing,
                 )
                 batches = RepeatedBatch({"step": np.zeros((1, 1), np.float32)}, steps)
                 search, decay = Search(self.patience, half), half_cosine(0.05)
@@ -274,7 +274,7 @@ class DiVRoC(Registration):
         return points, flow[pair.counting_mask("moving")], weights
 
     def _placed(self, fixed, moving, weights, start: str) -> Clouds:
-        """Sets the start and the box, forgets what was fitted before, and starts with the clouds."""
+        """Sets start and box, forgets what was fitted before, and gives the clouds in the box."""
         for name, points in (("fixed", fixed), ("moving", moving)):
             _check_spread(name, points)
         matrix, offset = np.eye(self.dims), np.zeros(self.dims)

@@ -19,7 +19,13 @@ from scipy.spatial import cKDTree
 
 from zoo.layers.lattice import displacement_at, pooled, pooling, smoothed_lattice
 from zoo.losses import Diffusion
-from zoo.losses.cloud_terms import DensityImages, DistanceVolumes, NearestPoints, search_tree
+from zoo.losses.cloud_terms import (
+    DensityImages,
+    DistanceVolumes,
+    NearestPoints,
+    across_structures,
+    search_tree,
+)
 from zoo.ops import kernels
 from zoo.ops.arguments import at_least, not_negative, one_of, positive
 from zoo.ops.training import Transient
@@ -52,9 +58,12 @@ class Stage:
             as a multiple of the median distance at the time; never less than two spacings of the
             fixed cloud. None counts all alike.
         neighbours: for "chamfer": so many nearest points draw a point, to their mean.
-        partners: for "chamfer": distance, in spacings of the fixed cloud, at which a point counts
-            half as much once many of the points that are held out have met a point of the other
-            cloud: so near are partners, not mere neighbours. None goes on as `reach` says.
+        partners: for "chamfer", of clouds as sparse as they are apart: distance, in spacings of the
+            fixed cloud, at which a point counts half as much once many of the held-out points have
+            met one of the other cloud: so near are partners, not mere neighbours. None goes on as
+            `reach` says.
+        across: for "chamfer", of such clouds, until then: a point draws another one across the
+            curve or surface that it lies on, and a tenth as much along it, where it is one of many.
         raster: for "density" and "distance": voxels of the image along each axis; or several.
         blur: for "density": standard deviation of the Gaussian, in voxels.
         gain: for "density": factor inside of the squash.
@@ -70,6 +79,7 @@ class Stage:
     reach: float | None = 1.5
     neighbours: int = 1
     partners: float | None = None
+    across: bool = False
     raster: int | Sequence[int] = 96
     blur: float = 1.2
     gain: float = 0.5
@@ -102,10 +112,10 @@ DENSITY = (
     Stage("density", 48, 9, 30, 0.2, 0.0, None, raster=128, blur=0.6, gain=1.0),
 )
 CHAMFER = (
-    Stage("chamfer", 32, 9, 30, 1.0, 10.0),
-    Stage("chamfer", 32, 5, 30, 0.4, 10.0, partners=1.0),
-    Stage("chamfer", 48, 5, 40, 0.3, 30.0, partners=0.5),
-    Stage("chamfer", 64, 5, 30, 0.2, 100.0, partners=0.25),
+    Stage("chamfer", 32, 9, 30, 1.0, 10.0, across=True),
+    Stage("chamfer", 32, 5, 30, 0.4, 10.0, partners=1.0, across=True),
+    Stage("chamfer", 48, 5, 40, 0.3, 30.0, partners=0.5, across=True),
+    Stage("chamfer", 64, 5, 30, 0.2, 100.0, partners=0.25, across=True),
 )
 DISTANCE = tuple(replace(stage, data="distance") for stage in DENSITY)
 SCHEDULES = {
@@ -135,6 +145,7 @@ class Clouds:
         self.weights = weights[order[1]].astype(np.float32)
         self.held_out = held_out
         self._trees: dict[int, cKDTree] = {}
+        self._across: dict[int, np.ndarray] = {}
         few = self.fixed[:SPACING_POINTS]
         nearest, _ = self.tree(len(self.fixed)).query(few, k=2, workers=-1)
         self.spacing = float(np.median(nearest[:, 1]))
@@ -155,6 +166,12 @@ class Clouds:
         if not self.held_out or min(watched) < FEWEST:
             return counts[0], counts[1]
         return counts[0] - watched[0], counts[1] - watched[1]
+
+    def across(self, count: int) -> np.ndarray:
+        """`across_structures` of the first fixed points, made once for all stages."""
+        if count not in self._across:
+            self._across[count] = across_structures(self.fixed[:count], self.tree(count))
+        return self._across[count]
 
     def judge(self) -> Judge:
         """Of stages that begin with the moving cloud as it is now."""
@@ -182,7 +199,7 @@ class Descent(Transient):
         power: for densities: 1 for the mean absolute difference, 2 for the mean square.
         squash: of the densities, None for none.
         seed: of the points that are drawn in every step.
-        met: whether many points are known to have partners.
+        pairing: what the nearest points are, one of `zoo.registration.trust.PAIRINGS`.
     """
 
     def __init__(
@@ -195,7 +212,7 @@ class Descent(Transient):
         power: int = 2,
         squash: str | None = "tanh",
         seed: int | Sequence[int] = 0,
-        met: bool = False,
+        pairing: str = "resolved",
     ):
         super().__init__(name="descent", dtype="float32", autocast=False)
         self.control, self.stage, self.shares = control, stage, loss_weights
@@ -214,8 +231,11 @@ class Descent(Transient):
         known = fixed, clouds.weights[: self.kept], clouds.spacing
         if stage.data == "chamfer":
             options = {name: getattr(stage, name) for name in ("points", "reach", "neighbours")}
-            options |= {"scale": stage.partners if met else None, "seed": seed}
-            self.term = NearestPoints(*known, **options, tree=self.fixed_tree)
+            if pairing == "partners":
+                options["scale"] = stage.partners
+            elif pairing == "neighbours" and stage.across:
+                options["across"] = clouds.across(kept)
+            self.term = NearestPoints(*known, **options, seed=seed, tree=self.fixed_tree)
         elif stage.data == "density":
             self.term = DensityImages(
                 *known, stage.rasters, stage.blur, squash, stage.gain, power=power

@@ -26,7 +26,10 @@ WIDTH = 2.0  # spacings, of the kernel that compares distributions
 COMPARED = 1500  # points of each cloud that suffice to compare distributions
 SURE = 3.0  # standard errors
 EXACT = 0.5  # share of points that meet, from which on clouds are taken for the same points
-RESOLVED = 2.0  # spacings that clouds are apart at first, whose nearest points tell the motion
+RESOLVED = 2.4  # spacings that clouds are apart at first, whose nearest points tell the motion
+PAIRINGS = ("resolved", "neighbours", "partners")
+"""Of clouds much denser than they are apart, nearest points tell the motion. Of others they are mere
+neighbours, or partners in good part."""
 FOLDED = 5.0  # percent of the points, above which a displacement is not kept
 FOLDS = 0.5  # percent that are reported
 STEP = 0.1  # of the differences that tell folds, in spacings
@@ -147,9 +150,11 @@ class Judge:
         return True
 
     @property
-    def met(self) -> bool:
-        """Whether by now more points have met than by chance, so that there are partners."""
-        return self.watch is not None and self.last.met > MEETING
+    def pairing(self) -> str:
+        """What the nearest points are by now, one of `PAIRINGS`."""
+        if self.watch is None or self.first.median >= RESOLVED:
+            return "resolved"
+        return "partners" if self.last.met > MEETING else "neighbours"
 
     @property
     def supported(self) -> bool:
@@ -174,7 +179,7 @@ class Judge:
                 "linear map alone."
             ]
         found = []
-        if self.last.met < EXACT and self.first.median < RESOLVED:
+        if self.last.met < EXACT and self.pairing != "resolved":
             found.append(
                 f"The clouds share few points: of {count} that were not fitted, "
                 f"{100 * self.last.met:.0f} % meet a point of the other cloud; elsewhere nearest "
