@@ -63,7 +63,7 @@ def test_a_stage_that_drives_points_apart_or_folds_is_not_kept():
 
     assert not judge.keeps(away, moving, away(moving))
     assert judge.keeps(back, moving, back(moving))
-    assert judge.supported and judge.pairing == "partners"
+    assert judge.supported and judge.pairing in ("resolved", "exact")
     assert not judge.keeps(mirror, moving, back(moving))
     assert judge.doubts(1.0, linear=False) == []
 

@@ -78,11 +78,14 @@ class DiVRoC(Registration):
         power: for densities: 1 for the mean absolute difference, 2 for the mean square.
         squash: of the densities, "tanh", "scaled" or "none"; see `zoo.ops.splatting.density`.
         points: at most so many of each cloud are used, drawn at random; None for all.
-        held_out: share of the points of either cloud that are not fitted but watched; small clouds,
-            of which that would be fewer than 200 points, are fitted as a whole.
+        held_out: share of the points of either cloud that are not fitted but watched; up to a tenth
+            where that would be fewer than 200. Below 80 points, or with 0, nothing is watched.
         patience: epochs that the held-out points may drift apart before a stage ends; it then
             returns to where they were closest. None never ends one early.
         seed: of the choice of points.
+
+    Attributes:
+        doubts: of the last fit, a sentence each, of which `fit` has also warned.
 
     Raises:
         ValueError: for arguments out of range.
@@ -199,7 +202,8 @@ class DiVRoC(Registration):
         """Registers a pair of clouds, anew.
 
         Every stage starts the optimiser afresh; its learning rate, that of the compiled optimiser
-        times the stage's, decays to a twentieth along a cosine.
+        times the stage's, decays to a twentieth along a cosine. What the points that are held out
+        do not support is dropped, with a warning, see `zoo.registration.trust`.
 
         Points outside of their mask do not count, those of the moving cloud count by the pair's
         `weights`. Logs have, beside the loss and its terms, `held_out`, the mean distance of the
@@ -209,8 +213,7 @@ class DiVRoC(Registration):
             pair: of clouds.
             training: has the stages of the schedule.
             epochs: of every stage, of ten steps each; None makes the steps of the stage.
-            flow: with `start="flow"`: displacement of every moving point, `[n, dims]`, in world
-                units.
+            flow: with `start="flow"`: of every moving point, `[n, dims]`, in world units.
 
         Raises:
             ValueError: for too few points, points on a line, or a flow that does not fit.

@@ -152,18 +152,18 @@ class Clouds:
         if not self.spacing > 0:  # Most points have a twin.
             self.spacing = 2.0 / len(self.fixed) ** (1 / self.fixed.shape[1])
 
-    def kept(self, most: int | None) -> tuple[int, int]:
+    def kept(self, most: int | None, whole: bool = False) -> tuple[int, int]:
         """How many of the first `most` points of either cloud are fitted, and not watched.
 
         Of small clouds a larger share is watched than `held_out`, and none where they would be
-        fewer than `FEWEST`, too few to tell anything.
+        fewer than `FEWEST`, too few to tell anything, or where the `whole` clouds are asked for.
         """
         counts = [len(each[:most]) for each in (self.fixed, self.moving)]
         watched = [
             max(int(self.held_out * count), min(WATCHED, int(SMALL_SHARE * count)))
             for count in counts
         ]
-        if not self.held_out or min(watched) < FEWEST:
+        if whole or not self.held_out or min(watched) < FEWEST:
             return counts[0], counts[1]
         return counts[0] - watched[0], counts[1] - watched[1]
 
@@ -219,7 +219,8 @@ class Descent(Transient):
         self.velocity = velocity
         # Trees see all points; only what is looked for in them is drawn.
         most = None if stage.data == "chamfer" else stage.points
-        kept, self.kept = clouds.kept(most)
+        # Partners that have been found need not be watched any more, and all of them count.
+        kept, self.kept = clouds.kept(most, whole=pairing == "exact")
         fixed, self.held_fixed = clouds.fixed[:kept], clouds.fixed[:most][kept:]
         # Held-out points are moved with the others, but do not enter the loss.
         self.moving = clouds.moving[:most]
@@ -231,7 +232,7 @@ class Descent(Transient):
         known = fixed, clouds.weights[: self.kept], clouds.spacing
         if stage.data == "chamfer":
             options = {name: getattr(stage, name) for name in ("points", "reach", "neighbours")}
-            if pairing == "partners":
+            if pairing in ("partners", "exact"):
                 options["scale"] = stage.partners
             elif pairing == "neighbours" and stage.across:
                 options["across"] = clouds.across(kept)

@@ -22,14 +22,15 @@ from zoo.losses.cloud_terms import search_tree
 MET = 0.3  # spacings within which two points have met; of neighbours at random 2 % do in space
 SHARP = 0.1  # spacings below which distances are not told apart
 MEETING = 0.09  # share of the points that chance does not bring to meet: it brought 0.06 at most
+ALIKE = 0.02  # by how much sparse clouds must be less unlike, what chance makes of a few points
 WIDTH = 2.0  # spacings, of the kernel that compares distributions
 COMPARED = 1500  # points of each cloud that suffice to compare distributions
 SURE = 3.0  # standard errors
 EXACT = 0.5  # share of points that meet, from which on clouds are taken for the same points
 RESOLVED = 2.4  # spacings that clouds are apart at first, whose nearest points tell the motion
-PAIRINGS = ("resolved", "neighbours", "partners")
-"""Of clouds much denser than they are apart, nearest points tell the motion. Of others they are mere
-neighbours, or partners in good part."""
+PAIRINGS = ("resolved", "neighbours", "partners", "exact")
+"""Of clouds much denser than they are apart, nearest points tell the motion; of others they are
+mere neighbours, partners in good part, or mostly."""
 FOLDED = 5.0  # percent of the points, above which a displacement is not kept
 FOLDS = 0.5  # percent that are reported
 STEP = 0.1  # of the differences that tell folds, in spacings
@@ -67,7 +68,8 @@ class Apart:
         lost, count = self._lost(before), len(self.distances)
         if lost.mean() <= SURE * lost.std() / np.sqrt(count):
             return False
-        return self.met > MEETING or self.unlike < before.unlike
+        margin = 0.0 if before.median >= RESOLVED else ALIKE
+        return self.met > MEETING or self.unlike < before.unlike - margin
 
     def _lost(self, before: Apart) -> np.ndarray:
         logarithms = [np.log(np.hypot(each.distances, SHARP)) for each in (before, self)]
@@ -154,6 +156,8 @@ class Judge:
         """What the nearest points are by now, one of `PAIRINGS`."""
         if self.watch is None or self.first.median >= RESOLVED:
             return "resolved"
+        if self.last.met >= EXACT:
+            return "exact"
         return "partners" if self.last.met > MEETING else "neighbours"
 
     @property
