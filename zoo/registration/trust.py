@@ -28,6 +28,7 @@ COMPARED = 1500  # points of each cloud that suffice to compare distributions
 SURE = 3.0  # standard errors
 EXACT = 0.5  # share of points that meet, from which on clouds are taken for the same points
 RESOLVED = 2.4  # spacings that clouds are apart at first, whose nearest points tell the motion
+DENSE = 16_000  # points, from which on clouds are taken for resolved: on a road many meet by chance
 PAIRINGS = ("resolved", "neighbours", "partners", "exact")
 """Of clouds much denser than they are apart, nearest points tell the motion; of others they are
 mere neighbours, partners in good part, or mostly."""
@@ -154,7 +155,7 @@ class Judge:
     @property
     def pairing(self) -> str:
         """What the nearest points are by now, one of `PAIRINGS`."""
-        if self.watch is None or self.first.median >= RESOLVED:
+        if self.watch is None or self.first.median >= RESOLVED or max(self.watch.kept) > DENSE:
             return "resolved"
         if self.last.met >= EXACT:
             return "exact"
