@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import types
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -18,12 +20,14 @@ from zoo.data.pairs import PairDataset, RepeatedBatch
 from zoo.losses.tables import SIMILARITIES
 from zoo.model import Model
 from zoo.ops.arguments import at_least, one_of
+from zoo.ops.compiling import tensorflow_on_cpu
 from zoo.registration.fitting import Training
 from zoo.registration.found import Found
 from zoo.registration.measure import measure
 from zoo.transform import Dense, Transform
 
 KINDS = ("images", "clouds")
+OP_BY_OP = 16  # pairs of one size, before a graph for it repays the time it takes to compile
 
 
 class Registration(Model):
@@ -70,6 +74,8 @@ class Registration(Model):
         self.found = Found()
         self.fitted = False
         self._warned = False
+        # In a namespace, because Keras would make a dict of it.
+        self._asked = types.SimpleNamespace(times=Counter())
 
     def get_config(self):
         return super().get_config() | {"dims": self.dims}
@@ -213,8 +219,13 @@ class Registration(Model):
         return Dense(self._outputs(pair)["displacement"][0], pair.fixed.grid)
 
     def _outputs(self, pair: Pair) -> dict[str, np.ndarray]:
-        arrays = pair.arrays()
-        return Model.predict(self, {key: arrays[key] for key in ("fixed", "moving")}, verbose=0)
+        arrays = {key: value for key, value in pair.arrays().items() if key in ("fixed", "moving")}
+        shapes = tuple(array.shape for array in arrays.values())
+        self._asked.times[shapes] += 1
+        if tensorflow_on_cpu() and self._asked.times[shapes] <= OP_BY_OP:
+            outputs = self(arrays, training=False)
+            return {key: ops.convert_to_numpy(value) for key, value in outputs.items()}
+        return Model.predict(self, arrays, verbose=0)
 
     def predict(self, x, **kwargs):
         """Registers a pair, or predicts batches as `keras.Model.predict` does.
