@@ -92,45 +92,45 @@ class _Traced:
     def __call__(self, *tensors):
         if getattr(_tracing, "plain", False):
             return self.function(*tensors)
-        if self._small(tensors):
-            return self._free(tensors)(*tensors)
-        result = self.graph(*tensors)
-        if self.graph.experimental_get_tracing_count() > SIZES:
-            self.forget()
-        return result
-
-    def forget(self) -> None:
         import tensorflow as tf
 
-        self.graph = tf.function(self.function, jit_compile=self.xla or None, autograph=False)
-        self.free: dict[tuple, Callable] = {}
+        tensors = [tf.convert_to_tensor(tensor) for tensor in tensors]
+        plain = self._repays_no_compilation(tensors)
+        shapes = [tuple(tensor.shape) if tensor.shape.rank else () for tensor in tensors]
+        if plain:
+            for number in {*range(len(shapes))} - {*self.parameters}:
+                shapes[number] = (None,) * (len(shapes[number]) - 1) + shapes[number][-1:]
+        known = plain, *((shape, t.dtype) for shape, t in zip(shapes, tensors, strict=True))
+        if known not in self.graphs:
+            if len(self.graphs) == SIZES:
+                self.forget()
+            self.graphs[known] = self._graph(*known)
+        return self.graphs[known](*tensors)
 
-    def _small(self, tensors) -> bool:
+    def forget(self) -> None:
+        self.graphs: dict[tuple, Callable] = {}
+
+    @staticmethod
+    def _repays_no_compilation(tensors) -> bool:
         import tensorflow as tf
 
         if not tf.executing_eagerly() or on_accelerator():
             return False
         return sum(math.prod(tensor.shape) for tensor in tensors) <= SMALL
 
-    def _free(self, tensors) -> Callable:
-        """The plain graph of such tensors; of images and clouds it knows the channels alone."""
+    def _graph(self, plain: bool, *arguments: tuple) -> Callable:
+        """The graph of arguments of some shapes and types."""
         import tensorflow as tf
 
-        shapes = [tuple(tensor.shape) for tensor in tensors]
-        for number in {*range(len(shapes))} - {*self.parameters}:
-            shapes[number] = (None,) * (len(shapes[number]) - 1) + shapes[number][-1:]
-        known = tuple((shape, t.dtype) for shape, t in zip(shapes, tensors, strict=True))
-        if known not in self.free:
-            if len(self.free) == SIZES:
-                self.forget()
+        def function(*tensors):
+            with _plainly(plain):
+                return self.function(*tensors)
 
-            def plain(*tensors):
-                with _plainly():
-                    return self.function(*tensors)
-
-            specs = [tf.TensorSpec(*each) for each in known]
-            self.free[known] = tf.function(plain, input_signature=specs, autograph=False)
-        return self.free[known]
+        specs = [tf.TensorSpec(*each) for each in arguments]
+        xla = self.xla and not plain
+        graph = tf.function(function, jit_compile=xla or None, autograph=False)
+        # Concrete, because TensorFlow warns of functions that are traced for many sizes.
+        return graph.get_concrete_function(*specs)
 
 
 def _compiled(function: Callable, xla: bool, parameters: Sequence[int] = ()) -> Callable:

@@ -23,7 +23,8 @@ from zoo.ops.arguments import at_least, one_of
 from zoo.ops.compiling import tensorflow_on_cpu
 from zoo.registration.fitting import Training
 from zoo.registration.found import Found
-from zoo.registration.measure import measure
+from zoo.registration.measure import Measured
+from zoo.registration.quality import Quality
 from zoo.transform import Dense, Transform
 
 KINDS = ("images", "clouds")
@@ -56,6 +57,7 @@ class Registration(Model):
         channels: of the images, where only one number will do.
         found: what `fit(pair)` found that the weights do not hold, by pair.
         fitted: whether there is something in the weights, by a fit or from a file.
+        doubts: why the last fit, or the last transform, is not to be trusted, a sentence each.
 
     Raises:
         ValueError: for a `dims` out of range.
@@ -73,6 +75,7 @@ class Registration(Model):
         self.dims = one_of("dims", dims, (2, 3))
         self.found = Found()
         self.fitted = False
+        self.doubts: list[str] = []
         self._warned = False
         # In a namespace, because Keras would make a dict of it.
         self._asked = types.SimpleNamespace(times=Counter())
@@ -149,6 +152,7 @@ class Registration(Model):
             raise TypeError(f"fit of a pair does not take {unknown}; it takes {known}.")
         at_least("epochs", epochs, 1, optional=True)
         self.get_ready()
+        self.doubts = []
         training = Training(self, callbacks, verbose, first)
         self.fit_pair(x, training, self.pair_epochs if epochs is None else epochs, **kwargs)
         self.fitted = True
@@ -248,10 +252,25 @@ class Registration(Model):
         return {"moved": sampled.warp(x.moving).array, "displacement": sampled.displacement}
 
     def evaluate(self, x=None, *args, **kwargs):
-        """Measures the registration of a pair, see `measure`; other data as Keras does."""
+        """Measures the registration of a pair, see `measure`; other data as Keras does.
+
+        Warns where the pair itself shows that the result is not to be trusted, see `quality`.
+        """
         if not isinstance(x, Pair):
             return super().evaluate(x, *args, **kwargs)
-        return measure(self.transform(x), x)
+        measured = Measured(self.transform(x), x)
+        doubts = self.quality(measured).doubts
+        if doubts:
+            warnings.warn(f"{x.name!r}: {'; '.join(doubts)}.", UserWarning, stacklevel=2)
+        return measured.results()
+
+    def quality(self, measured: Measured) -> Quality:
+        """What the registration of a pair says about itself.
+
+        Args:
+            measured: `Measured(model.transform(pair), pair)`.
+        """
+        return Quality(measured, getattr(self, "similarity", "ncc"), self.doubts)
 
     def discrepancies(self, pair: Pair, transforms: Sequence[Transform]) -> list[float]:
         """How unlike the pair is after each of some transforms, by this method's own measure.
