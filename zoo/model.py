@@ -12,6 +12,7 @@ from keras import ops
 
 from zoo.ops.compiling import tensorflow_on_cpu
 from zoo.ops.training import Released
+from zoo.ops.waiting import Compiling
 
 MANIFEST_FACTS = frozenset(
     ("summary", "metrics", "training", "licence", "paper", "notes", "default", "files")
@@ -192,8 +193,9 @@ class Model(Released):
             # The zoo's data sets shuffle by seed and epoch. Keras would shuffle them once more,
             # from a generator whose state a resumed run does not have.
             kwargs.setdefault("shuffle", False)
-            given = callbacks if isinstance(callbacks, list | tuple) else [callbacks]
-            callbacks = [*(each for each in given if each is not None), _TellEpoch(dataset)]
+            callbacks = [*_as_list(callbacks), _TellEpoch(dataset)]
+        if self.train_function is None and kwargs.get("verbose", "auto"):
+            callbacks = [*_as_list(callbacks), Compiling()]
         return super().fit(dataset, y, callbacks=callbacks, **kwargs)
 
     def export(self, filepath, format="tf_saved_model", input_signature=None, **kwargs):
@@ -290,6 +292,11 @@ class Model(Released):
             self.save_weights(path)
         finally:
             self.optimizer = optimizer
+
+
+def _as_list(callbacks) -> list:
+    given = callbacks if isinstance(callbacks, list | tuple) else [callbacks]
+    return [each for each in given if each is not None]
 
 
 def by_name(values, declared: dict) -> dict:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 
 from zoo import __version__
 from zoo.cli import browse, registrations, surfaces, training
@@ -27,7 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
     # TensorFlow prints its build options on import, which hides what the command says.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        return parsed.run(parsed) or 0
+        with warnings.catch_warnings():
+            warnings.showwarning = _Said()
+            return parsed.run(parsed) or 0
     except KeyboardInterrupt:
         resumes = "; the same command resumes" if parsed.resumes else ""
         print(f"zoo: interrupted{resumes}", file=sys.stderr)
@@ -39,6 +42,20 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, LookupError, OSError, RuntimeError, ImportError) as error:
         print(f"zoo: {error}", file=sys.stderr)
         return FAILED
+
+
+class _Said:
+    """Prints each warning of the zoo in one line without the place in the code, and only once."""
+
+    def __init__(self):
+        self.said = ""
+
+    def __call__(self, message, category, filename, lineno, file=None, line=None):
+        text = str(message).removesuffix(".")
+        # A doubt may have been a warning already, with the name of the pair before it.
+        if text.removeprefix("doubtful: ") not in self.said:
+            self.said += f"{text}\n"
+            print(f"zoo: {text}", file=sys.stderr)
 
 
 def parser() -> argparse.ArgumentParser:

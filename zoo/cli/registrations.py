@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import sys
+import warnings
 from pathlib import Path
 
 from zoo.cli.arguments import settings
 from zoo.cli.shared import (
+    FAILED,
     add_seed,
     add_setting,
     check_folder,
@@ -66,6 +68,11 @@ def add_parsers(commands):
     add_seed(sub)
     add_setting(sub)
     sub.add_argument("--overwrite", action="store_true", help="replace existing results")
+    sub.add_argument(
+        "--strict",
+        action="store_true",
+        help="exit with status 1 where the result is doubtful; it is written all the same",
+    )
 
     sub = command(
         commands, "warp", warp, "apply a transform to an image, landmarks, a mesh or a cloud"
@@ -135,7 +142,8 @@ def register(options):
     if start is not None:
         transform = start @ transform
     measured = Measured(transform, pair)
-    results = measured.results()
+    quality = model.quality(measured)
+    results = measured.results() | quality.numbers | {"doubts": quality.doubts}
     options.out.mkdir(parents=True, exist_ok=True)
     transform.save(options.out / "transform.h5")
     written = {"transform.h5", moved, "registration.png", "results.json"}
@@ -151,7 +159,12 @@ def register(options):
     for name in RESULTS - written:
         # Of a run that --overwrite replaces.
         (options.out / name).unlink(missing_ok=True)
+    if not options.json:
+        del results["doubts"]  # said on standard error
     print_numbers(results, options.json)
+    for doubt in quality.doubts:
+        warnings.warn(f"doubtful: {doubt}", UserWarning, stacklevel=1)
+    return FAILED if options.strict and quality.doubts else None
 
 
 def warp(options):

@@ -247,4 +247,5 @@ def _evaluator(kind, low: float, spacing: float, extrapolation: str):
             total = total + kernels.add_rows(ops.reshape(place, [-1]), rows, size)
         return ops.reshape(total, [-1, features])[kind.margin : kind.margin + nodes]
 
-    return kernels.with_gradient(*map(kernels.kernel, (forward, to_x, to_weights)))
+    parts = (kernels.kernel(part, parameters=[1]) for part in (forward, to_x, to_weights))
+    return kernels.with_gradient(*parts, parameters=[1])

@@ -40,8 +40,31 @@ def pooled(control, matrix, velocity: bool = False):
         control = ops.einsum(f"n{axis},b{letters}c->b{rest}c", matrix, control)
     if not velocity:
         return control
-    unit = control.shape[1] / 2
+    unit = ops.cast(ops.shape(control)[1], "float32") / 2
     return ScalingAndSquaring(SQUARINGS)(control * unit) / unit
+
+
+def roughness(field, steps):
+    """`zoo.losses.Diffusion` of a displacement, by matrices.
+
+    Their derivatives are products as well, which without XLA takes half the time of differences
+    of slices.
+
+    Args:
+        field: tensor `[1, *lattice, rank]`, in any unit, the same number of points along each axis.
+        steps: float32 `[lattice - 1, lattice]`, from `differences`.
+    """
+    letters = "xyz"[: field.shape[-1]]
+    total = 0.0
+    for axis in letters:
+        slope = ops.einsum(f"n{axis},b{letters}c->b{letters.replace(axis, 'n')}c", steps, field)
+        total = total + ops.mean(ops.sum(ops.square(slope), axis=-1))
+    return total
+
+
+def differences(size: int) -> np.ndarray:
+    """Each point of a lattice but the last subtracted from the next, `[size - 1, size]`."""
+    return np.diff(np.eye(size, dtype=np.float32), axis=0)
 
 
 def displacement_at(field, points):
@@ -51,7 +74,7 @@ def displacement_at(field, points):
         field: tensor `[1, *lattice, rank]`.
         points: tensor `[1, n, rank]`, in units of half the box and from its centre.
     """
-    return sample(field, to_voxels(points, field.shape[1:-1]))
+    return sample(field, to_voxels(points, ops.shape(field)[1:-1]))
 
 
 def pooling(size: int, width: int) -> np.ndarray:

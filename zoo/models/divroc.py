@@ -256,7 +256,7 @@ class DiVRoC(Registration):
                 self._placed(*parts, self.start)
         self.doubts = judge.doubts(half, linear=not judge.supported)
         for doubt in self.doubts:
-            warnings.warn(doubt, UserWarning, stacklevel=3)
+            warnings.warn(f"{pair.name!r}: {doubt}.", UserWarning, stacklevel=3)
 
     def _checked_flow(self, flow, pair: Pair) -> tuple[np.ndarray, ...] | None:
         """The moving points that count, their flow and their weights."""

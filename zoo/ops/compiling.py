@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import keras
@@ -13,6 +14,7 @@ def tensorflow_on_cpu() -> bool:
     return keras.backend.backend() == "tensorflow" and not on_accelerator()
 
 
+@functools.cache
 def on_accelerator() -> bool:
     """True where the backend runs on a GPU or TPU."""
     return any(not device.startswith("cpu") for device in keras.distribution.list_devices())

@@ -69,11 +69,14 @@ def _operators(padding: str) -> tuple:
         return value_and_gradient(lambda one: ops.sum(forth(x, one) * z), kernel)[1]
 
     return (
-        kernels.with_gradient(forth, lambda x, kernel, z: back(z, kernel), to_kernel),
+        kernels.with_gradient(
+            forth, lambda x, kernel, z: back(z, kernel), to_kernel, parameters=[1]
+        ),
         kernels.with_gradient(
             back,
             lambda z, kernel, x: forth(x, kernel),
             lambda z, kernel, x: to_kernel(x, kernel, z),
+            parameters=[1],
         ),
     )
 

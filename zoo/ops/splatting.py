@@ -66,12 +66,13 @@ def to_voxels(points, shape: Sequence[int]):
 
     Args:
         points: float tensor `[..., rank]`, normalised, components in the order of the axes.
-        shape: sizes of the grid.
+        shape: sizes of the grid; integers, or tensors of them.
 
     Returns:
         float32 tensor `[..., rank]`, in voxels.
     """
-    return _scaler(tuple(map(int, shape)))(ops.cast(points, "float32"))
+    sizes = ops.stack([ops.cast(size, "float32") for size in shape])
+    return _scaler()(ops.cast(points, "float32"), sizes)
 
 
 def to_normalised(voxels, shape: Sequence[int]):
@@ -305,11 +306,10 @@ def _weights(weights, points):
     return weights
 
 
-@functools.lru_cache(maxsize=64)
-def _scaler(shape: tuple[int, ...]):
+@functools.cache
+def _scaler():
     # TensorFlow's own product with a vector of three is ten times slower.
-    sizes = np.array(shape, "float32")
-    return kernels.kernel(lambda points: points * (sizes / 2) + (sizes - 1) / 2)
+    return kernels.kernel(lambda points, sizes: points * (sizes / 2) + (sizes - 1) / 2)
 
 
 @functools.lru_cache(maxsize=64)

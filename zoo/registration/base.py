@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import types
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -18,12 +20,15 @@ from zoo.data.pairs import PairDataset, RepeatedBatch
 from zoo.losses.tables import SIMILARITIES
 from zoo.model import Model
 from zoo.ops.arguments import at_least, one_of
+from zoo.ops.compiling import tensorflow_on_cpu
 from zoo.registration.fitting import Training
 from zoo.registration.found import Found
-from zoo.registration.measure import measure
+from zoo.registration.measure import Measured
+from zoo.registration.quality import Quality
 from zoo.transform import Dense, Transform
 
 KINDS = ("images", "clouds")
+OP_BY_OP = 16  # pairs of one size, before a graph for it repays the time it takes to compile
 
 
 class Registration(Model):
@@ -52,6 +57,7 @@ class Registration(Model):
         channels: of the images, where only one number will do.
         found: what `fit(pair)` found that the weights do not hold, by pair.
         fitted: whether there is something in the weights, by a fit or from a file.
+        doubts: why the last fit, or the last transform, is not to be trusted, a sentence each.
 
     Raises:
         ValueError: for a `dims` out of range.
@@ -69,7 +75,10 @@ class Registration(Model):
         self.dims = one_of("dims", dims, (2, 3))
         self.found = Found()
         self.fitted = False
+        self.doubts: list[str] = []
         self._warned = False
+        # In a namespace, because Keras would make a dict of it.
+        self._asked = types.SimpleNamespace(times=Counter())
 
     def get_config(self):
         return super().get_config() | {"dims": self.dims}
@@ -143,6 +152,7 @@ class Registration(Model):
             raise TypeError(f"fit of a pair does not take {unknown}; it takes {known}.")
         at_least("epochs", epochs, 1, optional=True)
         self.get_ready()
+        self.doubts = []
         training = Training(self, callbacks, verbose, first)
         self.fit_pair(x, training, self.pair_epochs if epochs is None else epochs, **kwargs)
         self.fitted = True
@@ -213,8 +223,13 @@ class Registration(Model):
         return Dense(self._outputs(pair)["displacement"][0], pair.fixed.grid)
 
     def _outputs(self, pair: Pair) -> dict[str, np.ndarray]:
-        arrays = pair.arrays()
-        return Model.predict(self, {key: arrays[key] for key in ("fixed", "moving")}, verbose=0)
+        arrays = {key: value for key, value in pair.arrays().items() if key in ("fixed", "moving")}
+        shapes = tuple(array.shape for array in arrays.values())
+        self._asked.times[shapes] += 1
+        if tensorflow_on_cpu() and self._asked.times[shapes] <= OP_BY_OP:
+            outputs = self(arrays, training=False)
+            return {key: ops.convert_to_numpy(value) for key, value in outputs.items()}
+        return Model.predict(self, arrays, verbose=0)
 
     def predict(self, x, **kwargs):
         """Registers a pair, or predicts batches as `keras.Model.predict` does.
@@ -237,10 +252,25 @@ class Registration(Model):
         return {"moved": sampled.warp(x.moving).array, "displacement": sampled.displacement}
 
     def evaluate(self, x=None, *args, **kwargs):
-        """Measures the registration of a pair, see `measure`; other data as Keras does."""
+        """Measures the registration of a pair, see `measure`; other data as Keras does.
+
+        Warns where the pair itself shows that the result is not to be trusted, see `quality`.
+        """
         if not isinstance(x, Pair):
             return super().evaluate(x, *args, **kwargs)
-        return measure(self.transform(x), x)
+        measured = Measured(self.transform(x), x)
+        doubts = self.quality(measured).doubts
+        if doubts:
+            warnings.warn(f"{x.name!r}: {'; '.join(doubts)}.", UserWarning, stacklevel=2)
+        return measured.results()
+
+    def quality(self, measured: Measured) -> Quality:
+        """What the registration of a pair says about itself.
+
+        Args:
+            measured: `Measured(model.transform(pair), pair)`.
+        """
+        return Quality(measured, getattr(self, "similarity", "ncc"), self.doubts)
 
     def discrepancies(self, pair: Pair, transforms: Sequence[Transform]) -> list[float]:
         """How unlike the pair is after each of some transforms, by this method's own measure.

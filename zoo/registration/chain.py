@@ -55,6 +55,7 @@ class Chain(Registration):
             )
         self.first, self.second = first, second
         self.channels = first.channels or second.channels
+        self.similarity = getattr(second, "similarity", getattr(first, "similarity", "ncc"))
         self.needs_fit = first.needs_fit or second.needs_fit
         self.built = True
 
@@ -119,13 +120,14 @@ class Chain(Registration):
         whole = start @ self.second.transform(rest)
         before, after = self.second.discrepancies(pair, (start, whole))
         if after <= before:
+            self.doubts = [*self.first.doubts, *self.second.doubts]
             return whole
-        warnings.warn(
+        left_out = (
             f"{self.second.name!r} makes {pair.name!r} less alike, by its own measure from "
-            f"{before:.4g} to {after:.4g}; the transform is that of {self.first.name!r} alone.",
-            UserWarning,
-            stacklevel=4,
+            f"{before:.4g} to {after:.4g}; the transform is that of {self.first.name!r} alone"
         )
+        self.doubts = [*self.first.doubts, left_out]
+        warnings.warn(f"{left_out}.", UserWarning, stacklevel=4)
         return start
 
     @classmethod

@@ -17,8 +17,14 @@ import numpy as np
 from keras import ops
 from scipy.spatial import cKDTree
 
-from zoo.layers.lattice import displacement_at, pooled, pooling, smoothed_lattice
-from zoo.losses import Diffusion
+from zoo.layers.lattice import (
+    differences,
+    displacement_at,
+    pooled,
+    pooling,
+    roughness,
+    smoothed_lattice,
+)
 from zoo.losses.cloud_terms import (
     DensityImages,
     DistanceVolumes,
@@ -247,11 +253,17 @@ class Descent(Transient):
         self._latest: tuple[int, tuple[np.ndarray, cKDTree]] | None = None
         self.built = True
         self._shift, self._shift_and_roughness = _shifts(velocity)
-        self._matrix = ops.convert_to_tensor(pooling(stage.lattice, stage.pool))
+        # With an axis at the end, so that a shared graph serves all sizes.
+        self._matrix, self._steps = (
+            ops.convert_to_tensor(matrix[..., None])
+            for matrix in (pooling(stage.lattice, stage.pool), differences(stage.lattice))
+        )
 
     def call(self, inputs):
         points = self.term.select(self.fitted_points[...])
-        shift, roughness = self._shift_and_roughness(self.control.value, self._matrix, points)
+        shift, roughness = self._shift_and_roughness(
+            self.control.value, self._matrix, self._steps, points
+        )
         return {"moved": points + shift, "roughness": roughness}
 
     def moved(self, points: np.ndarray) -> np.ndarray:
@@ -343,16 +355,16 @@ def _shifts(velocity: bool) -> tuple[Callable, Callable]:
     """Functions of parameters, pooling and points: where these move, and the roughness as well."""
 
     def shift(control, matrix, points):
-        return displacement_at(pooled(control, matrix, velocity), points)
+        return displacement_at(pooled(control, matrix[..., 0], velocity), points)
 
-    def shift_and_roughness(control, matrix, points):
-        field = pooled(control, matrix, velocity)
-        roughness = Diffusion()(field * (control.shape[1] / 2))
+    def shift_and_roughness(control, matrix, steps, points):
+        field = pooled(control, matrix[..., 0], velocity)
+        unit = ops.cast(ops.shape(control)[1], "float32") / 2
         # Nobody asks for these derivatives, which cost as much as the rest.
-        return displacement_at(field, ops.stop_gradient(points)), roughness
+        rough = ops.square(unit) * roughness(field, steps[..., 0])
+        return displacement_at(field, ops.stop_gradient(points)), rough
 
-    # Within XLA the derivatives of the field take a third of the time that they take outside.
-    return kernels.shared_graph(shift), kernels.kernel(shift_and_roughness)
+    return kernels.shared_graph(shift), kernels.shared_graph(shift_and_roughness)
 
 
 def displacement(control, stage: Stage, velocity: bool):

@@ -167,7 +167,7 @@ class Judge:
         return self.watch is None or self.last.supported(self.first)
 
     def doubts(self, unit: float, linear: bool) -> list[str]:
-        """What is doubtful about the result, one sentence each.
+        """What is doubtful about the result, a clause each.
 
         Args:
             unit: of the clouds in world units.
@@ -178,21 +178,21 @@ class Judge:
         count, spacing = len(self.first.distances), self.watch.spacing * unit
         if linear:
             return [
-                f"The clouds do not support a deformation: of {count} points that were not fitted, "
+                f"the clouds do not support a deformation: of {count} points that were not fitted, "
                 f"{100 * self.last.met:.0f} % meet a point of the other cloud (nearest points are "
                 f"neighbours, not partners, at a spacing of {spacing:.3g}); the result is the "
-                "linear map alone."
+                "linear map alone"
             ]
         found = []
         if self.last.met < EXACT and self.pairing != "resolved":
             found.append(
-                f"The clouds share few points: of {count} that were not fitted, "
+                f"the clouds share few points: of {count} that were not fitted, "
                 f"{100 * self.last.met:.0f} % meet a point of the other cloud; elsewhere nearest "
                 f"points are neighbours, not partners, and errors up to the spacing of "
-                f"{spacing:.3g} must be expected."
+                f"{spacing:.3g} must be expected"
             )
         if self.folded > FOLDS:
-            found.append(f"The deformation folds at {self.folded:.1f} % of the points.")
+            found.append(f"the deformation folds at {self.folded:.1f} % of the points")
         return found
 
 
