@@ -13,6 +13,7 @@ from pathlib import Path
 
 from zoo.api import is_preset as is_single_preset
 from zoo.cli.arguments import for_dimension, is_preset, parts
+from zoo.cli.compilations import keep_compilations
 
 FAILED = 1
 INTERRUPTED = 130  # what shells report for Ctrl-C
@@ -154,6 +155,7 @@ def load_keras():
     """
     if "keras" in sys.modules:
         return sys.modules["keras"]
+    keep_compilations()
     with silent_import():
         import keras
 
