@@ -31,10 +31,9 @@ from keras import ops
 from zoo.data.chessboard import ChessboardPairs
 from zoo.data.pair import Pair
 from zoo.layers.activations import EXTRAPOLATIONS
-from zoo.layers.bspline import bspline_expand, control_shape
 from zoo.layers.integration import ScalingAndSquaring
-from zoo.layers.intensities import INTENSITIES, comparable, locally_normalised
-from zoo.layers.pyramid import image_pyramid, upsample_displacement
+from zoo.layers.intensities import INTENSITIES, LOCAL, comparable, locally_normalised
+from zoo.layers.unrolled import better, descend
 from zoo.layers.variational_unit import ACTIVATIONS, unrolled_units
 from zoo.losses.levels import LevelLosses, label_loss
 from zoo.losses.tables import PENALTIES, SIMILARITIES
@@ -169,7 +168,7 @@ class DIRVNet(Registration):
         unit_norm: bool = False,
         velocity: bool = False,
         features: int = 0,
-        intensities: str = "pair",
+        intensities: str = "robust",
         passes: int = 1,
         similarity: str = "lncc",
         penalty: str = "diffusion",
@@ -186,6 +185,8 @@ class DIRVNet(Registration):
             given[name] = None if given[name] is None else tuple(given[name])
         self.options = types.SimpleNamespace(**given)
         self.channels, self.similarity = channels, similarity
+        # The models of old, which name other intensities, stay as they were.
+        self.careful = intensities == "robust"
         self.extractor = None
         if features:
             conv = keras.layers.Conv2D if dims == 2 else keras.layers.Conv3D
@@ -237,14 +238,14 @@ class DIRVNet(Registration):
             image, and `displacement` `[batch, *spatial, rank]` in voxels; with the option
             `velocity` also that, likewise. For training also `trace`, see `trace`.
         """
-        given = [ops.cast(inputs[side], "float32") for side in ("fixed", "moving")]
-        fixed, moving = self._matched(*given)
-        trace = self._descend(fixed, moving)
+        images, masks = self._read(inputs)
+        trace = self._descend(images, masks, judged=not training)
         field = trace[-1]["fields"][-1]
         displacement = trace[-1]["displacements"][-1]
         for _ in range(1, self.options.passes):
-            displacement = self._once_more(fixed, moving, displacement)
-        outputs = {"moved": warp(given[1], displacement), "displacement": displacement}
+            displacement = self._once_more(images, masks, displacement, judged=not training)
+        moved = warp(ops.cast(inputs["moving"], "float32"), displacement)
+        outputs = {"moved": moved, "displacement": displacement}
         if self.options.velocity:
             outputs["velocity"] = field
         return outputs | {"trace": trace} if training else outputs
@@ -261,65 +262,58 @@ class DIRVNet(Registration):
             that the control points interpolate to (velocities with the option `velocity`). Images
             are those that are matched (in 0..1, say), with the features as further channels.
         """
-        given = (ops.cast(inputs[side], "float32") for side in ("fixed", "moving"))
-        return self._descend(*self._matched(*given))
+        return self._descend(*self._read(inputs), judged=True)
 
-    def _descend(self, fixed, moving) -> list[dict]:
-        options, trace, control = self.options, [], None
-        pyramids = [image_pyramid(image, options.levels) for image in (fixed, moving)]
-        if options.intensities == "local":
-            pyramids = [[locally_normalised(image) for image in levels] for levels in pyramids]
-        for units, fixed, moving in zip(self.units, *map(reversed, pyramids), strict=True):
-            shape = ops.shape(fixed)[1:-1]
-            points = control_shape(shape, options.spacing, order=1)
-            if control is None:
-                control = ops.zeros((ops.shape(fixed)[0], *points, options.dims))
-            else:
-                control = _finer(control, points)
-            previous = control
-            _, displacement = self._dense(control, shape)
-            moved = warp(moving, displacement)
-            level = {"fixed": fixed, "moved": [], "fields": [], "displacements": []}
-            for unit in units:
-                control, previous = unit(control, previous, moved, fixed), control
-                field, displacement = self._dense(control, shape)
-                moved = warp(moving, displacement)
-                level["moved"].append(moved)
-                level["fields"].append(field)
-                level["displacements"].append(displacement)
-            trace.append(level)
-        return trace
+    def _read(self, inputs) -> tuple:
+        """The images as they are compared, and their masks."""
+        images = (ops.cast(inputs[side], "float32") for side in ("fixed", "moving"))
+        masks = (None, None)
+        if self.careful:
+            given = (inputs.get(f"{side}_mask") for side in ("fixed", "moving"))
+            masks = tuple(None if mask is None else ops.cast(mask, "float32") for mask in given)
+        return self._matched(*images, masks), masks
 
-    def _dense(self, control, shape) -> tuple:
-        """What the control points interpolate to, and the displacement that this makes."""
-        field = bspline_expand(control, shape, self.options.spacing, order=1)
-        return field, self.integrate(field) if self.options.velocity else field
+    def _descend(self, images, masks, judged: bool) -> list[dict]:
+        options = self.options
+        return descend(
+            self.units,
+            *images,
+            masks,
+            spacing=options.spacing,
+            integrate=self.integrate if options.velocity else None,
+            local=options.intensities in LOCAL,
+            careful=self.careful,
+            judged=judged and self.careful,
+        )
 
-    def _once_more(self, fixed, moving, displacement):
-        moved = warp(moving, displacement)
-        further = self._descend(fixed, moved)[-1]["displacements"][-1]
-        both = compose(displacement, further)
+    def _once_more(self, images, masks, displacement, judged: bool):
+        fixed, moving = images
+        mask = None if masks[1] is None else warp(masks[1], displacement)
+        rest = self._descend((fixed, warp(moving, displacement)), (masks[0], mask), judged)
+        both = compose(displacement, rest[-1]["displacements"][-1])
+        if self.options.intensities in LOCAL:
+            fixed, moving = map(locally_normalised, images, masks)
+        if self.careful:
+            return better(fixed, moving, displacement, both, masks)
         axes = tuple(range(1, self.options.dims + 2))
-        if self.options.intensities == "local":
-            fixed, moving = locally_normalised(fixed), locally_normalised(moving)
         before, after = (
             ops.std(fixed - warp(moving, field), axis=axes, keepdims=True)
             for field in (displacement, both)
         )
         return ops.where(after < before, both, displacement)
 
-    def _matched(self, fixed, moving) -> tuple:
+    def _matched(self, fixed, moving, masks=(None, None)) -> tuple:
         """The images as they are compared: normalised, with their features."""
-        images = comparable(fixed, moving, self.options.intensities)
+        images = comparable(fixed, moving, self.options.intensities, masks)
         if self.extractor is not None:
             images = [ops.concatenate([image, self.extractor(image)], -1) for image in images]
         return tuple(images)
 
-    def _compared(self, fixed, moving) -> tuple:
+    def _compared(self, inputs) -> tuple:
         """The images at full resolution as the finest level sees them."""
-        images = self._matched(fixed, moving)
-        if self.options.intensities == "local":
-            images = tuple(map(locally_normalised, images))
+        images, masks = self._read(inputs)
+        if self.options.intensities in LOCAL:
+            images = tuple(map(locally_normalised, images, masks))
         return images
 
     # What training minimises
@@ -336,9 +330,7 @@ class DIRVNet(Registration):
         trace = y_pred.get("trace")
         if trace is None:
             # As in training: matched first, warped then.
-            fixed, moving = self._compared(
-                *(ops.cast(x[side], "float32") for side in ("fixed", "moving"))
-            )
+            fixed, moving = self._compared(x)
             displacement = y_pred["displacement"]
             moved = warp(moving, displacement)
             trace = [{"fixed": fixed, "moved": [moved], "displacements": [displacement]}]
@@ -386,7 +378,7 @@ class DIRVNet(Registration):
             learning_rate: of the control points, in voxels.
         """
         options, arrays = self.options, pair.arrays()
-        images = self._compared(arrays["fixed"], arrays["moving"])
+        images = self._compared(arrays)
         fixed, moving = (image[..., : options.channels] for image in images)
         masks = {key: arrays[key] for key in ("fixed_mask", "moving_mask") if key in arrays}
         with training:
@@ -472,9 +464,3 @@ def _check(given: dict):
         )
     if given["velocity"] and given["passes"] > 1:
         raise ValueError("passes must be 1 with velocity=True: a composition has no velocity.")
-
-
-def _finer(control, points):
-    """Control points of the next level: the old ones and their midpoints, twice as many voxels."""
-    twice = upsample_displacement(control, tuple(2 * n for n in ops.shape(control)[1:-1]))
-    return twice[(slice(None), *(slice(0, n) for n in points))]
