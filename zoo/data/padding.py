@@ -12,73 +12,51 @@ from zoo.data.pair import Pair
 SPIKE = 0.005  # share of the voxels that one value must have to be padding
 GAP = 0.25  # between it and all others, as a share of their range
 AIR = 0.1  # share of the others that lie in the lowest tenth of that range
-FACE = 0.5  # share of a face that must hold something for what lies beyond it to be padding
 
 
 def without_padding(pair: Pair) -> Pair:
     """The pair with its padding left out by the masks, and with values that do no harm there.
 
+    What the masks leave out, padding or not, is brought into the range of what they keep, so that
+    percentiles and blurs are of measurements.
+
     Args:
         pair: of images.
 
     Returns:
-        The pair itself where neither image is padded.
+        The pair itself where neither image is padded nor masked.
     """
     changes = {}
     for side in ("fixed", "moving"):
         image, mask = getattr(pair, side), getattr(pair, f"{side}_mask")
         padding = padding_of(image)
-        if padding is None:
+        if padding is not None:
+            inside = ~padding if mask is None else mask & ~padding
+            # A mask of nothing but padding is the user's, who may know better.
+            mask = inside if inside.any() else mask
+        if mask is None:
             continue
-        if mask is not None and not (mask & ~padding).any():
+        kept = image.array[mask]
+        array = np.clip(image.array, kept.min(axis=0), kept.max(axis=0))
+        if np.ptp(array) == 0:
             continue
-        array = image.array.copy()
-        array[padding] = array[~padding].min(axis=0)
         changes[side] = Image(array, image.grid, image.name)
-        changes[f"{side}_mask"] = ~padding if mask is None else mask & ~padding
+        changes[f"{side}_mask"] = mask
     return replace(pair, **changes) if changes else pair
 
 
 def padding_of(image: Image) -> np.ndarray | None:
     """Where an image holds padding instead of measurements, bool `[*spatial]`; None if nowhere.
 
-    Padding is what has the lowest value of the image and either
-
-    * lies beyond a plane that is full of other values, as when a crop was enlarged; or
-    * is far below all other values, among which there is air besides: -2000 or -3024 outside of
-      the circle that a CT reconstructs.
-
-    A black background is none: its border is the outline of what is seen.
+    Padding is what has the lowest value of the image, far below all others, among which there is
+    air besides: -2000 or -3024 outside of the circle that a CT reconstructs. A black background is
+    none: its border is the outline of what is seen.
     """
     lowest = (image.array == image.array.min(axis=tuple(range(image.rank)))).all(axis=-1)
     if not SPIKE <= lowest.mean() < 1:
         return None
-    if _stands_apart(image.array[lowest], image.array[~lowest]):
-        return lowest
-    beyond = _beyond_full_faces(lowest)
-    return beyond if beyond.any() else None
-
-
-def _stands_apart(padding: np.ndarray, others: np.ndarray) -> bool:
-    lowest, others = float(padding.max()), others.mean(axis=-1)
+    others = image.array[~lowest].mean(axis=-1)
     low, high = np.percentile(others, (0.1, 99))
-    if not high > low or low - lowest < GAP * (high - low):
-        return False
-    return bool((others < low + 0.1 * (high - low)).mean() >= AIR)
-
-
-def _beyond_full_faces(lowest: np.ndarray) -> np.ndarray:
-    """The voxels beyond those faces of the box of all other voxels that are cut through."""
-    beyond = np.zeros_like(lowest)
-    box = []
-    for axis in range(lowest.ndim):
-        others = tuple(k for k in range(lowest.ndim) if k != axis)
-        held = np.flatnonzero(~lowest.all(axis=others))
-        box.append(slice(held[0], held[-1] + 1))
-    for axis in range(lowest.ndim):
-        first, last = box[axis].start, box[axis].stop - 1
-        for face, outside in ((first, slice(0, first)), (last, slice(last + 1, None))):
-            place = tuple(face if k == axis else box[k] for k in range(lowest.ndim))
-            if (~lowest[place]).mean() >= FACE:
-                beyond[(slice(None),) * axis + (outside,)] = True
-    return beyond
+    apart = low - image.array[lowest].max() >= GAP * (high - low) > 0
+    air = (others < low + 0.1 * (high - low)).mean() >= AIR
+    return lowest if apart and air else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from keras import ops
 
 from zoo.ops.arguments import one_of
@@ -81,9 +83,13 @@ def foreground_range(image, mask=None) -> tuple:
         inside = ops.broadcast_to(mask > 0.5, shape)
         least = ops.min(ops.where(inside, image, float("inf")), tuple(range(1, len(shape))), True)
         image = ops.where(inside, image, least)
-    values = ops.reshape(image, (shape[0], -1))
+    size = math.prod(shape[1:])
+    values = ops.reshape(image, (-1, size))
     # An odd step meets all rows and columns of sizes that are powers of two.
-    values = values[:, :: ops.shape(values)[1] // SAMPLED // 2 * 2 + 1]
+    step = size // SAMPLED // 2 * 2 + 1
+    if not isinstance(size, int) or step > 1:
+        # By index, since a slice with a step that the graph computes has no known rank.
+        values = ops.take(values, ops.arange(0, size, step), axis=1)
     values = ops.sort(values, axis=1)
     count = ops.shape(values)[1]
     lowest = values[:, :1]
@@ -100,7 +106,7 @@ def foreground_range(image, mask=None) -> tuple:
     # Two values in all, or a foreground that is one value but for its border.
     low = ops.where(high > low, low, lowest)
     high = ops.where(high > low, high, values[:, -1:])
-    ends = (shape[0], *(1,) * (len(shape) - 1))
+    ends = (-1, *(1,) * (len(shape) - 1))
     return ops.reshape(low, ends), ops.reshape(high, ends)
 
 

@@ -22,6 +22,7 @@ of Hammernik et al. (MRM 2018, arXiv:1704.00447) and Vishnevskiy et al. (arXiv:1
 from __future__ import annotations
 
 import types
+import warnings
 from collections.abc import Sequence
 
 import keras
@@ -29,40 +30,29 @@ import numpy as np
 from keras import ops
 
 from zoo.data.chessboard import ChessboardPairs
+from zoo.data.padding import without_padding
 from zoo.data.pair import Pair
-from zoo.layers.activations import EXTRAPOLATIONS
 from zoo.layers.integration import ScalingAndSquaring
-from zoo.layers.intensities import INTENSITIES, LOCAL, comparable, locally_normalised
+from zoo.layers.intensities import LOCAL, comparable, locally_normalised
 from zoo.layers.unrolled import better, descend
-from zoo.layers.variational_unit import ACTIVATIONS, unrolled_units
+from zoo.layers.variational_unit import unrolled_units
 from zoo.losses.levels import LevelLosses, label_loss
 from zoo.losses.tables import PENALTIES, SIMILARITIES
-from zoo.ops.arguments import at_least, increasing, label_values, not_negative, one_of, positive
-from zoo.ops.correlation import PADDINGS
 from zoo.ops.sampling import compose, warp
 from zoo.registration import Registration
+from zoo.registration.acceptance import judged
 from zoo.registration.fitting import Training
+from zoo.registration.found import Found
 from zoo.registration.refinement import refine
+from zoo.registration.variational_options import check_options
 from zoo.transform import Dense, Transform, Velocity
 
-CHOICES = {
-    "dims": (2, 3),
-    "start": ("descent", "random"),
-    "activation": tuple(ACTIVATIONS),
-    "extrapolation": EXTRAPOLATIONS,
-    "padding": PADDINGS,
-    "intensities": INTENSITIES,
-    "similarity": tuple(SIMILARITIES),
-    "penalty": tuple(PENALTIES),
-    "unit_loss": ("last", "exponential"),
-}
-LEAST = dict.fromkeys(("channels", "levels", "units", "filters", "data_kernel", "spacing"), 1)
-# Differences need two taps.
-LEAST |= {"share_units": 1, "passes": 1, "smoothness_kernel": 2, "knots": 2, "features": 0}
 SQUARINGS = 6
 # The arguments with which a network is the one that the authors train by default.
 AUTHORS = dict.fromkeys(("momentum", "damping", "step"), None) | {
     "levels": 1,
+    "units": 7,
+    "data_kernel": 7,
     "start": "random",
     "smoothness_limits": (-1.0, 1.0),
     "extrapolation": "constant",
@@ -70,6 +60,8 @@ AUTHORS = dict.fromkeys(("momentum", "damping", "step"), None) | {
     "zero_mean": False,
     "intensities": "none",
 }
+_OTHER = {"fixed": "moving", "moving": "fixed"}
+_OTHER |= {f"{side}_mask": f"{other}_mask" for side, other in _OTHER.items()}
 NOT_OPTIONS = ("self", "kwargs", "__class__")
 
 
@@ -87,7 +79,8 @@ class DIRVNet(Registration):
     Args:
         dims: 2 or 3.
         channels: of the images.
-        levels: of the image pyramid, the image itself included.
+        levels: of the image pyramid, the image itself included. With intensities="robust" those
+            whose shortest side is below 8 voxels do nothing.
         units: steps on every level.
         filters: of each field of experts.
         data_kernel: taps along each axis of the filters on the residual.
@@ -113,12 +106,16 @@ class DIRVNet(Registration):
             the map diffeomorphic.
         features: learned feature channels (two convolutions, the same for both images) that are
             matched beside the intensities.
-        intensities: "pair" maps the common range of both images to 0..1, "image" that of each,
-            "standard" subtracts the mean of each and divides by its standard deviation, "local"
-            does so around every voxel of every level, for other stains and biased intensities;
-            "none".
+        intensities: "robust" maps two percentiles of the foreground of each image to 0..1 and then
+            does as "local"; "pair" maps the common range of both images to 0..1, "image" that of
+            each, "standard" subtracts the mean of each and divides by its standard deviation,
+            "local" does so around every voxel of every level; "none". With "robust" the descent
+            is careful as well: forces come from the gradients of both images, masks count, and of
+            what a level finds that share is kept, perhaps nothing, which lowers an energy of both
+            spaces, see `zoo.layers.unrolled.energy` (not while training, which has to learn).
         passes: how often the network is applied to its own result, by composition. A pass counts
-            for an image where it lowers the standard deviation of the residual.
+            for an image where it lowers that energy, or else the standard deviation of the
+            residual.
         similarity: "mse", "ncc", "lncc", "mi" or "mind".
         penalty: "diffusion", "bending" or "tv" (total variation) of the displacement.
         labels: label values that count, for the term `labels`.
@@ -145,18 +142,18 @@ class DIRVNet(Registration):
         self,
         dims: int = 2,
         channels: int = 1,
-        levels: int = 3,
-        units: int = 7,
+        levels: int = 4,
+        units: int = 10,
         filters: int = 16,
-        data_kernel: int = 7,
+        data_kernel: int = 5,
         smoothness_kernel: int = 5,
         spacing: int = 4,
         share_units: int = 1,
         share_levels: bool = False,
-        momentum: float | None = 0.5,
+        momentum: float | None = 0.7,
         damping: float | None = 0.05,
         step: float | None = 1.0,
-        smoothness: float = 0.02,
+        smoothness: float = 0.1,
         start: str = "descent",
         activation: str = "linear",
         knots: int = 24,
@@ -180,12 +177,14 @@ class DIRVNet(Registration):
     ):
         given = {key: value for key, value in locals().items() if key not in NOT_OPTIONS}
         super().__init__(dims, **kwargs)
-        _check(given)
+        check_options(given)
         for name in ("data_limits", "smoothness_limits", "labels", "level_weights"):
             given[name] = None if given[name] is None else tuple(given[name])
         self.options = types.SimpleNamespace(**given)
         self.channels, self.similarity = channels, similarity
         # The models of old, which name other intensities, stay as they were.
+        self.doubts: list[str] = []
+        self._doubted = Found()
         self.careful = intensities == "robust"
         self.extractor = None
         if features:
@@ -361,6 +360,22 @@ class DIRVNet(Registration):
 
     # One pair
 
+    def transform(self, pair: Pair) -> Transform:
+        """What is found for a pair: a `Dense`, or with `velocity` a `Velocity`, on the fixed grid.
+
+        The moving image is sampled on the fixed grid, so images of different frames need an
+        alignment first, see `zoo.Pair.aligned`. Padding of CT and masks do not count. What is
+        found is kept where it makes the pair more alike and leads there and back again, see
+        `zoo.registration.acceptance`; else the transform is the identity, a warning says why, and
+        `doubts` keeps the reasons until the next call.
+        """
+        self.doubts = []
+        transform = super().transform(pair)
+        self.doubts = list(self._doubted.get(pair) or ())
+        for doubt in self.doubts:
+            warnings.warn(f"{self.name!r}, {pair.name!r}: {doubt}.", UserWarning, stacklevel=2)
+        return transform
+
     def fit_pair(self, pair: Pair, training: Training, epochs, learning_rate: float = 0.1):
         """Refines what the network finds for a pair, and leaves the network as it is.
 
@@ -369,7 +384,7 @@ class DIRVNet(Registration):
         half the size and half at full size, to minimise the `similarity` and the weighted
         `smoothness`. `transform`, `predict` and `evaluate` then use the result for this pair,
         until `forget()`, other weights, or refinements of four more pairs. It is not stored with
-        the model; `Transform.save` keeps it.
+        the model; `Transform.save` keeps it. A refinement that makes things worse is dropped.
 
         Args:
             pair: of images.
@@ -377,15 +392,14 @@ class DIRVNet(Registration):
             epochs: steps in all.
             learning_rate: of the control points, in voxels.
         """
-        options, arrays = self.options, pair.arrays()
-        images = self._compared(arrays)
-        fixed, moving = (image[..., : options.channels] for image in images)
-        masks = {key: arrays[key] for key in ("fixed_mask", "moving_mask") if key in arrays}
+        options, arrays = self.options, self._arrays(pair)
+        images = self._alike(arrays)
+        start = self.transform(pair).displacement(pair.fixed.grid)
         with training:
             displacement = refine(
                 training,
-                {"fixed": fixed, "moving": moving} | masks,
-                self.transform(pair).displacement()[None],
+                images,
+                start[None],
                 options.spacing,
                 SIMILARITIES[options.similarity](),
                 PENALTIES[options.penalty](),
@@ -394,17 +408,36 @@ class DIRVNet(Registration):
                 learning_rate,
                 self.jit_compile,
             )
-        self.found.keep(pair, Dense(displacement[0], pair.fixed.grid))
+        loss = SIMILARITIES[options.similarity]()
+        displacement, doubts = judged(images, displacement[0], loss, start=start)
+        self.found.keep(pair, Dense(displacement, pair.fixed.grid))
+        self._doubted.keep(pair, self.doubts + doubts)
+        self.doubts = self.doubts + doubts
 
     def map_of(self, pair: Pair) -> Transform:
-        """What the network finds: a `Dense`, or with `velocity` a `Velocity`, on the fixed grid.
-
-        The moving image is sampled on the fixed grid, so images of different frames need an
-        alignment first, see `zoo.Pair.aligned`.
-        """
+        """What the network finds and is kept, see `transform`."""
+        arrays = self._arrays(pair)
+        swapped = {_OTHER[key]: values for key, values in arrays.items()}
+        there, back = (Registration.predict(self, each, verbose=0) for each in (arrays, swapped))
+        found = there["displacement"][0]
+        loss = SIMILARITIES[self.options.similarity]()
+        kept, doubts = judged(self._alike(arrays), found, loss, back["displacement"][0])
+        self._doubted.keep(pair, doubts)
         if not self.options.velocity:
-            return super().map_of(pair)
-        return Velocity(self._outputs(pair)["velocity"][0], pair.fixed.grid, steps=SQUARINGS)
+            return Dense(kept, pair.fixed.grid)
+        # A velocity has no folds to mend; of a part of it the displacement is no such part.
+        velocity = there["velocity"][0] if kept.any() else np.zeros_like(kept)
+        return Velocity(velocity, pair.fixed.grid, steps=SQUARINGS)
+
+    def _arrays(self, pair: Pair) -> dict:
+        """The pair as the network takes it: images, and masks if it knows of them."""
+        arrays = without_padding(pair).arrays()
+        return {key: arrays[key] for key in _OTHER if key in arrays}
+
+    def _alike(self, arrays: dict) -> dict:
+        """The images as they are compared, without features, and the masks."""
+        images = (image[..., : self.options.channels] for image in self._compared(arrays))
+        return arrays | dict(zip(("fixed", "moving"), images, strict=True))
 
     # What the zoo asks of a method
 
@@ -431,36 +464,3 @@ class DIRVNet(Registration):
             "fit": {"y": displacement, "batch_size": 2},
             "inputs": [images, *inputs],
         }
-
-
-def _check(given: dict):
-    for name, known in CHOICES.items():
-        one_of(name, given[name], known)
-    for name, least in LEAST.items():
-        at_least(name, given[name], least)
-    least = max(given["dims"], given["channels"] + given["features"])
-    if given["filters"] < least:
-        raise ValueError(
-            f"filters must be at least {least}, one for each axis, channel and feature, not "
-            f"{given['filters']}."
-        )
-    for name in ("momentum", "damping", "step"):
-        positive(name, given[name], optional=True)
-    not_negative("smoothness", given["smoothness"])
-    for name in ("data_limits", "smoothness_limits"):
-        increasing(name, given[name])
-    if given["labels"] is not None:
-        given["labels"] = label_values("labels", given["labels"])
-    weights, levels = given["level_weights"], given["levels"]
-    if weights is not None and (
-        not isinstance(weights, Sequence)
-        or len(weights) != levels
-        or min(weights) < 0
-        or not any(weights)
-    ):
-        raise ValueError(
-            f"level_weights must hold {levels} numbers, coarse to fine, none negative and not all "
-            f"zero, not {weights!r}."
-        )
-    if given["velocity"] and given["passes"] > 1:
-        raise ValueError("passes must be 1 with velocity=True: a composition has no velocity.")
