@@ -528,7 +528,7 @@ def test_keras_file_restores_every_option(tmp_path):
         "momentum": 0.3,
         "damping": 0.2,
         "step": 0.7,
-        "smoothness": 0.1,
+        "smoothness": 0.3,
         "start": "random",
         "activation": "rbf",
         "knots": 9,

@@ -60,18 +60,18 @@ class Augmented(keras.utils.PyDataset):
                 "gain must be at least 1, crop in [0, 0.5) and zoom in [0, 1), not "
                 f"{gain}, {crop} and {zoom}."
             )
-        self.pairs, self.seed = pairs, seed
+        self.pairs, self.seed, self._epoch = pairs, seed, 0
         self.turn, self.zoom, self.shift = turn, zoom, shift
         self.crop, self.noise, self.gain, self.offset = crop, noise, gain, offset
 
     @property
     def epoch(self) -> int:
         """Number of the epoch, which `fit` of the zoo's models sets."""
-        return self.pairs.epoch
+        return self._epoch
 
     @epoch.setter
     def epoch(self, number: int):
-        self.pairs.epoch = number
+        self._epoch = self.pairs.epoch = number
 
     def __len__(self):
         return len(self.pairs)

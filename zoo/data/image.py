@@ -52,9 +52,8 @@ class Image:
         bad = array.size - np.count_nonzero(np.isfinite(array))
         if bad:
             raise ValueError(
-                f"array must be finite; {bad} values are NaN or infinite. Replace them, as "
-                "Image.with_gaps does, and leave them out by a mask of the pair; zoo.Pair.read "
-                "does both."
+                f"array must be finite; {bad} values are NaN or infinite. Replace them, and leave "
+                "those voxels out by a mask of the pair; zoo.Image.with_gaps makes both."
             )
         object.__setattr__(self, "array", array)
 

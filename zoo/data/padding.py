@@ -11,7 +11,7 @@ from zoo.data.pair import Pair
 
 SPIKE = 0.005  # share of the voxels that one value must have to be padding
 GAP = 0.25  # between it and all others, as a share of their range
-AIR = 0.1  # share of the others that lie in the lowest tenth of that range
+AIR = 0.2  # share of the others that lie in the lowest tenth of that range
 
 
 def without_padding(pair: Pair) -> Pair:

@@ -94,8 +94,8 @@ class Pair:
         """Reads a pair; the suffixes say whether it is one of images or of clouds.
 
         Landmarks that both files number or name are matched by that; see
-        `zoo.io.landmarks.read_common_landmarks`. Voxels that are NaN or infinite are left out by
-        the mask of their image, with a warning.
+        `zoo.io.landmarks.read_common_landmarks`. Voxels of .mha and .nrrd that are NaN or
+        infinite are left out by the mask of their image, with a warning.
 
         Args:
             fixed: .nii, .nii.gz, .mha, .mhd, .nrrd; .png, .jpg, .tif, .bmp; or .ply, .obj, .stl,

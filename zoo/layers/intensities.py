@@ -10,9 +10,10 @@ from zoo.ops.arguments import one_of
 from zoo.ops.splatting import blur
 
 INTENSITIES = ("robust", "pair", "image", "standard", "local", "none")
-# Those that `locally_normalised` follows on every level of a pyramid.
-LOCAL = ("robust", "local")
-NEIGHBOURHOOD = 3.0  # standard deviation, in voxels
+# Standard deviation of the surroundings of a voxel, in voxels, for the modes that
+# `locally_normalised` follows on every level of a pyramid. A voxel of the plane has fewer others
+# around it, and wants a wider circle to be told from them.
+NEIGHBOURHOODS = {("robust", 2): 5.0, ("robust", 3): 3.0, ("local", 2): 3.0, ("local", 3): 3.0}
 PERCENTILES = (1.0, 99.0)  # of the foreground, which "robust" maps to 0..1
 SAMPLED = 65_536  # values at most from which percentiles are taken
 
@@ -110,24 +111,28 @@ def foreground_range(image, mask=None) -> tuple:
     return ops.reshape(low, ends), ops.reshape(high, ends)
 
 
-def locally_normalised(image, mask=None):
+def locally_normalised(image, mask=None, deviation: float = 3.0):
     """Deviation from the mean around each voxel, over the standard deviation there.
 
     Args:
         image: tensor `[batch, *spatial, channels]`.
         mask: how much each voxel counts in the means around it, `[batch, *spatial, 1]`.
+        deviation: standard deviation of the Gaussian that says what lies around, in voxels.
     """
     if mask is None:
-        around = blur
+
+        def around(values):
+            return blur(values, deviation)
+
     else:
-        weight = ops.maximum(blur(mask, NEIGHBOURHOOD), 1e-6)
+        weight = ops.maximum(blur(mask, deviation), 1e-6)
 
-        def around(values, sigma):
-            return blur(mask * values, sigma) / weight
+        def around(values):
+            return blur(mask * values, deviation) / weight
 
-    deviation = image - around(image, NEIGHBOURHOOD)
-    variance = around(ops.square(deviation), NEIGHBOURHOOD)
+    difference = image - around(image)
+    variance = around(ops.square(difference))
     axes = tuple(range(1, len(image.shape)))
     # Noise of flat regions must not count like structure.
     floor = 0.1 * ops.mean(variance, axis=axes, keepdims=True) + 1e-8
-    return deviation / ops.sqrt(variance + floor)
+    return difference / ops.sqrt(variance + floor)

@@ -25,7 +25,7 @@ def descend(
     *,
     spacing: int,
     integrate: Callable | None = None,
-    local: bool = False,
+    local: float | None = None,
     careful: bool = False,
     judged: bool = False,
 ) -> list[dict]:
@@ -39,7 +39,8 @@ def descend(
             count where both are one.
         spacing: voxels of a level between control points.
         integrate: makes displacements of velocities.
-        local: normalise the images of every level around every voxel.
+        local: normalise the images of every level around every voxel, with this standard deviation
+            of what lies around, in voxels.
         careful: units see the gradients of both images, and levels that are too small for shapes
             do nothing.
         judged: of what a level has found, keep for each image the share with the lowest
@@ -57,9 +58,9 @@ def descend(
     )  # fmt: skip
     trace, control = [], None
     for chain, (fixed, fixed_mask), (moving, moving_mask) in levels:
-        if local:
-            fixed = locally_normalised(fixed, fixed_mask)
-            moving = locally_normalised(moving, moving_mask)
+        if local is not None:
+            fixed = locally_normalised(fixed, fixed_mask, local)
+            moving = locally_normalised(moving, moving_mask, local)
         shape = ops.shape(fixed)[1:-1]
         points = control_shape(shape, spacing, order=1)
         if control is None:
@@ -139,7 +140,7 @@ def better(fixed, moving, first, second, masks: tuple = (None, None)):
             weight = there if weight is None else weight * there
         values.append(energy(fixed, warp(moving, displacement), displacement, weight))
     ends = (-1, *(1,) * (len(fixed.shape) - 1))
-    return ops.where(ops.reshape(values[1] < values[0], ends), second, first)
+    return ops.where(ops.reshape(values[1] >= values[0], ends), first, second)
 
 
 def finer(control, points: Sequence[int]):
@@ -160,7 +161,8 @@ def _best(start, end, at: Callable, fixed):
     for share in SHARES:
         control = start + share * (end - start)
         now = value(control)
-        best = ops.where(ops.reshape(now < lowest, ends), control, best)
+        # Asked so that what is not a number is not hidden.
+        best = ops.where(ops.reshape(now >= lowest, ends), best, control)
         lowest = ops.minimum(now, lowest)
     return best
 

@@ -33,7 +33,7 @@ from zoo.data.chessboard import ChessboardPairs
 from zoo.data.padding import without_padding
 from zoo.data.pair import Pair
 from zoo.layers.integration import ScalingAndSquaring
-from zoo.layers.intensities import LOCAL, comparable, locally_normalised
+from zoo.layers.intensities import NEIGHBOURHOODS, comparable, locally_normalised
 from zoo.layers.unrolled import better, descend
 from zoo.layers.variational_unit import unrolled_units
 from zoo.losses.levels import LevelLosses, label_loss
@@ -186,6 +186,7 @@ class DIRVNet(Registration):
         self.doubts: list[str] = []
         self._doubted = Found()
         self.careful = intensities == "robust"
+        self.local = NEIGHBOURHOODS.get((intensities, dims))
         self.extractor = None
         if features:
             conv = keras.layers.Conv2D if dims == 2 else keras.layers.Conv3D
@@ -280,7 +281,7 @@ class DIRVNet(Registration):
             masks,
             spacing=options.spacing,
             integrate=self.integrate if options.velocity else None,
-            local=options.intensities in LOCAL,
+            local=self.local,
             careful=self.careful,
             judged=judged and self.careful,
         )
@@ -290,8 +291,7 @@ class DIRVNet(Registration):
         mask = None if masks[1] is None else warp(masks[1], displacement)
         rest = self._descend((fixed, warp(moving, displacement)), (masks[0], mask), judged)
         both = compose(displacement, rest[-1]["displacements"][-1])
-        if self.options.intensities in LOCAL:
-            fixed, moving = map(locally_normalised, images, masks)
+        fixed, moving = self._normalised(images, masks)
         if self.careful:
             return better(fixed, moving, displacement, both, masks)
         axes = tuple(range(1, self.options.dims + 2))
@@ -310,10 +310,13 @@ class DIRVNet(Registration):
 
     def _compared(self, inputs) -> tuple:
         """The images at full resolution as the finest level sees them."""
-        images, masks = self._read(inputs)
-        if self.options.intensities in LOCAL:
-            images = tuple(map(locally_normalised, images, masks))
-        return images
+        return self._normalised(*self._read(inputs))
+
+    def _normalised(self, images, masks) -> tuple:
+        if self.local is None:
+            return images
+        pairs = zip(images, masks, strict=True)
+        return tuple(locally_normalised(*each, self.local) for each in pairs)
 
     # What training minimises
 
