@@ -51,7 +51,10 @@ class Image:
             raise ValueError(f"array is empty: its shape is {array.shape}.")
         bad = array.size - np.count_nonzero(np.isfinite(array))
         if bad:
-            raise ValueError(f"array must be finite; {bad} values are NaN or infinite.")
+            raise ValueError(
+                f"array must be finite; {bad} values are NaN or infinite. Replace them, and leave "
+                "those voxels out by a mask of the pair; zoo.Image.with_gaps makes both."
+            )
         object.__setattr__(self, "array", array)
 
     def __repr__(self) -> str:
@@ -89,6 +92,30 @@ class Image:
             return cls(array, grid, name.removesuffix(image_suffix(path)))
         except ValueError as error:
             raise ValueError(f"path: {name!r}: {error}") from error
+
+    @classmethod
+    def with_gaps(cls, array, grid: Grid, name: str = "image") -> tuple[Image, np.ndarray | None]:
+        """An image of an array with NaN or infinite values, and the mask that leaves them out.
+
+        Args:
+            array: `[*spatial]` or `[*spatial, channels]`; the gaps get the lowest of its values.
+            grid, name: as for the image.
+
+        Returns:
+            The image, and True `[*spatial]` where all channels are finite; None without gaps.
+
+        Raises:
+            ValueError: as the constructor; and where nothing is finite.
+        """
+        array = np.array(array, dtype=np.float32)
+        finite = np.isfinite(array)
+        if finite.all():
+            return cls(array, grid, name), None
+        if not finite.any():
+            raise ValueError("array must hold finite values; all are NaN or infinite.")
+        array[~finite] = array[finite].min()
+        mask = finite if array.ndim == grid.rank else finite.all(axis=-1)
+        return cls(array, grid, name), mask
 
     def write(self, path: str | Path):
         """Writes what `read` reads; see `zoo.io.images.write_image`."""

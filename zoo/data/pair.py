@@ -94,7 +94,8 @@ class Pair:
         """Reads a pair; the suffixes say whether it is one of images or of clouds.
 
         Landmarks that both files number or name are matched by that; see
-        `zoo.io.landmarks.read_common_landmarks`.
+        `zoo.io.landmarks.read_common_landmarks`. Voxels of .mha and .nrrd that are NaN or
+        infinite are left out by the mask of their image, with a warning.
 
         Args:
             fixed: .nii, .nii.gz, .mha, .mhd, .nrrd; .png, .jpg, .tif, .bmp; or .ply, .obj, .stl,
@@ -116,7 +117,9 @@ class Pair:
         if unknown:
             raise TypeError(f"unknown companions {unknown}; there are {', '.join(COMPANIONS)}.")
         paths = {key: path for key, path in companions.items() if path is not None}
-        parts: dict = {"fixed": _read(fixed, "fixed"), "moving": _read(moving, "moving")}
+        parts: dict = {}
+        for side, path in (("fixed", fixed), ("moving", moving)):
+            parts[side], parts[f"{side}_mask"] = _read(path, side)
         landmarks = [key for key in ("fixed_landmarks", "moving_landmarks") if key in paths]
         if len(landmarks) == 1:
             raise ValueError("fixed_landmarks and moving_landmarks must be given together.")
@@ -130,7 +133,10 @@ class Pair:
                 parts[key] = _read_column(path, key)
             else:
                 values = _read_map(path, parts[key.partition("_")[0]], key)
-                parts[key] = values != 0 if key.endswith("mask") else values
+                if key.endswith("mask"):
+                    gaps = parts[key]
+                    values = values != 0 if gaps is None else (values != 0) & gaps
+                parts[key] = values
         return cls(**parts, name=name)
 
     def on_fixed_grid(self, outside: float | None = None) -> Pair:
@@ -414,13 +420,28 @@ def _span(grid: Grid) -> str:
     return " x ".join(f"[{low:.4g}, {high:.4g}]" for low, high in ends)
 
 
-def _read(path: str | Path, argument: str) -> Image | Scan:
-    from zoo.io.images import PICTURE_SUFFIXES, VOLUME_SUFFIXES, image_suffix
+def _read(path: str | Path, argument: str) -> tuple[Image | Scan, np.ndarray | None]:
+    """An image or a scan, and a mask of the image if it has gaps."""
+    from zoo.io.images import PICTURE_SUFFIXES, VOLUME_SUFFIXES, image_suffix, read_image
 
-    if image_suffix(path):
-        return Image.read(path)
+    suffix = image_suffix(path)
+    if suffix:
+        array, grid = read_image(path)
+        name = Path(path).name
+        try:
+            image, mask = Image.with_gaps(array, grid, name.removesuffix(suffix))
+        except ValueError as error:
+            raise ValueError(f"path: {name!r}: {error}") from error
+        if mask is not None:
+            warnings.warn(
+                f"{argument}: {mask.size - np.count_nonzero(mask)} voxels of {name!r} are NaN or "
+                "infinite and are left out by a mask.",
+                UserWarning,
+                stacklevel=3,
+            )
+        return image, mask
     if Path(path).suffix.lower() in READABLE:
-        return Scan.read(path)
+        return Scan.read(path), None
     known = VOLUME_SUFFIXES + PICTURE_SUFFIXES + READABLE
     raise ValueError(
         f"{argument}: cannot read {Path(path).name!r}; the suffix must be one of "

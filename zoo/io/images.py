@@ -328,7 +328,11 @@ def _check_nifti(path: Path, suffix: str):
                 values = np.frombuffer(block[: len(block) // 8 * 8], f"{order}f{bits // 8}")
                 bad += values.size - np.count_nonzero(np.isfinite(values))
             if bad:
-                raise ValueError(f"{bad} values are NaN or infinite")
+                # ITK would read zeros, which nobody could tell from measurements any more.
+                raise ValueError(
+                    f"{bad} values are NaN or infinite; replace them, as by numpy.nan_to_num, and "
+                    "leave those voxels out by a mask, see zoo.Image.with_gaps"
+                )
         elif suffix == ".nii":
             found = path.stat().st_size
         else:

@@ -22,7 +22,10 @@ class VariationalUnit(keras.layers.Layer):
 
     Called with `(control, previous, moved, fixed)`: the displacement on the control points now and
     one step before, `[batch, *control, rank]` in voxels of this level, the image that it moves and
-    the fixed image, `[batch, *spatial, channels]`. Returns the next control points.
+    the fixed image, `[batch, *spatial, channels]`. Returns the next control points. With a fifth
+    argument, the `spatial_gradient` of the fixed image, the force acts along the mean of both
+    gradients, which reaches further while the images are apart; a sixth, `[batch, *spatial, 1]`,
+    says how much each voxel counts.
 
     Args:
         data: gradient of the energy of a residual.
@@ -61,9 +64,13 @@ class VariationalUnit(keras.layers.Layer):
                 experts.build(shape)
         self.built = True
 
-    def call(self, control, previous, moved, fixed):
-        gradient = spatial_gradient(moved)
-        force = ops.sum(self.data(moved - fixed)[..., None] * gradient, axis=-2)
+    def call(self, control, previous, moved, fixed, fixed_gradient=None, weight=None):
+        gradient, residual = spatial_gradient(moved), moved - fixed
+        if fixed_gradient is not None:
+            gradient = (gradient + fixed_gradient) / 2.0
+        if weight is not None:
+            gradient, residual = weight[..., None] * gradient, weight * residual
+        force = ops.sum(self.data(residual)[..., None] * gradient, axis=-2)
         force = bspline_adjoint(force, self.spacing, order=1)
         smooth = self.smoothness(control)
         if self.damping is None:

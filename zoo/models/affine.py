@@ -22,6 +22,7 @@ import scipy.linalg
 from keras import ops
 
 from zoo.data.image import Image
+from zoo.data.padding import without_padding
 from zoo.data.pair import Pair
 from zoo.data.pairs import RepeatedBatch
 from zoo.data.scan import Scan
@@ -142,9 +143,15 @@ class AffineRegistration(Registration):
         inside = ops.logical_and(indices >= -0.5, indices <= last + 0.5)
         overlap = ops.cast(ops.all(inside, axis=-1, keepdims=True), "float32")
         if "moving_mask" in inputs:
-            overlap = overlap * sample(ops.cast(inputs["moving_mask"], "float32"), indices)
+            # Only what counts is interpolated: else what does not leaks over its border.
+            mask = ops.cast(inputs["moving_mask"], "float32")
+            counts = sample(mask, indices)
+            moved = sample(moving * mask, indices) / ops.maximum(counts, 1e-3)
+            moved, overlap = ops.where(counts > 1e-3, moved, 0.0), overlap * counts
+        else:
+            moved = sample(moving, indices)
         return {
-            "moved": sample(moving, indices),
+            "moved": moved,
             "displacement": indices - start,
             "overlap": overlap,
         }
@@ -209,6 +216,7 @@ class AffineRegistration(Registration):
         steps = steps_per_epoch or 15
         # Bins need a range without outliers; correlation would be biased by what is clipped.
         limits = (0, 99.5 if self.similarity == "mi" else 100)
+        pair = without_padding(pair)
         images = {side: getattr(pair, side).normalised(limits) for side in ("fixed", "moving")}
         pair = replace(pair, **images)
         self._set_frame(pair.fixed.grid.centre, pair.fixed.grid.extent.max() / 2)
@@ -241,10 +249,15 @@ class AffineRegistration(Registration):
         batch = {"to_frame": (frame / exact(self.scale)).astype(np.float32)[None]}
         for side, grid in grids.items():
             image, mask = getattr(pair, side), getattr(pair, f"{side}_mask")
-            batch[side] = image.resample(grid, antialias=True).array[None]
-            if mask is not None:
-                mask = Image(mask.astype(np.float32), image.grid)
-                batch[f"{side}_mask"] = mask.resample(grid, antialias=True).array[None]
+            if mask is None:
+                batch[side] = image.resample(grid, antialias=True).array[None]
+                continue
+            mask = Image(mask.astype(np.float32), image.grid)
+            counting = Image(image.array * mask.array, image.grid)
+            values, counts = (
+                each.resample(grid, antialias=True).array[None] for each in (counting, mask)
+            )
+            batch[side], batch[f"{side}_mask"] = values / np.maximum(counts, 1e-3), counts
         return batch, grids["moving"]
 
     def _to_index(self, grid: Grid) -> np.ndarray:

@@ -22,6 +22,7 @@ of Hammernik et al. (MRM 2018, arXiv:1704.00447) and Vishnevskiy et al. (arXiv:1
 from __future__ import annotations
 
 import types
+import warnings
 from collections.abc import Sequence
 
 import keras
@@ -29,41 +30,29 @@ import numpy as np
 from keras import ops
 
 from zoo.data.chessboard import ChessboardPairs
+from zoo.data.padding import without_padding
 from zoo.data.pair import Pair
-from zoo.layers.activations import EXTRAPOLATIONS
-from zoo.layers.bspline import bspline_expand, control_shape
 from zoo.layers.integration import ScalingAndSquaring
-from zoo.layers.intensities import INTENSITIES, comparable, locally_normalised
-from zoo.layers.pyramid import image_pyramid, upsample_displacement
-from zoo.layers.variational_unit import ACTIVATIONS, unrolled_units
+from zoo.layers.intensities import NEIGHBOURHOODS, comparable, locally_normalised
+from zoo.layers.unrolled import better, descend
+from zoo.layers.variational_unit import unrolled_units
 from zoo.losses.levels import LevelLosses, label_loss
 from zoo.losses.tables import PENALTIES, SIMILARITIES
-from zoo.ops.arguments import at_least, increasing, label_values, not_negative, one_of, positive
-from zoo.ops.correlation import PADDINGS
 from zoo.ops.sampling import compose, warp
 from zoo.registration import Registration
+from zoo.registration.acceptance import judged
 from zoo.registration.fitting import Training
+from zoo.registration.found import Found
 from zoo.registration.refinement import refine
+from zoo.registration.variational_options import check_options
 from zoo.transform import Dense, Transform, Velocity
 
-CHOICES = {
-    "dims": (2, 3),
-    "start": ("descent", "random"),
-    "activation": tuple(ACTIVATIONS),
-    "extrapolation": EXTRAPOLATIONS,
-    "padding": PADDINGS,
-    "intensities": INTENSITIES,
-    "similarity": tuple(SIMILARITIES),
-    "penalty": tuple(PENALTIES),
-    "unit_loss": ("last", "exponential"),
-}
-LEAST = dict.fromkeys(("channels", "levels", "units", "filters", "data_kernel", "spacing"), 1)
-# Differences need two taps.
-LEAST |= {"share_units": 1, "passes": 1, "smoothness_kernel": 2, "knots": 2, "features": 0}
 SQUARINGS = 6
 # The arguments with which a network is the one that the authors train by default.
 AUTHORS = dict.fromkeys(("momentum", "damping", "step"), None) | {
     "levels": 1,
+    "units": 7,
+    "data_kernel": 7,
     "start": "random",
     "smoothness_limits": (-1.0, 1.0),
     "extrapolation": "constant",
@@ -71,6 +60,8 @@ AUTHORS = dict.fromkeys(("momentum", "damping", "step"), None) | {
     "zero_mean": False,
     "intensities": "none",
 }
+_OTHER = {"fixed": "moving", "moving": "fixed"}
+_OTHER |= {f"{side}_mask": f"{other}_mask" for side, other in _OTHER.items()}
 NOT_OPTIONS = ("self", "kwargs", "__class__")
 
 
@@ -88,7 +79,8 @@ class DIRVNet(Registration):
     Args:
         dims: 2 or 3.
         channels: of the images.
-        levels: of the image pyramid, the image itself included.
+        levels: of the image pyramid, the image itself included. With intensities="robust" those
+            whose shortest side is below 8 voxels do nothing.
         units: steps on every level.
         filters: of each field of experts.
         data_kernel: taps along each axis of the filters on the residual.
@@ -114,12 +106,16 @@ class DIRVNet(Registration):
             the map diffeomorphic.
         features: learned feature channels (two convolutions, the same for both images) that are
             matched beside the intensities.
-        intensities: "pair" maps the common range of both images to 0..1, "image" that of each,
-            "standard" subtracts the mean of each and divides by its standard deviation, "local"
-            does so around every voxel of every level, for other stains and biased intensities;
-            "none".
+        intensities: "robust" maps two percentiles of the foreground of each image to 0..1 and then
+            does as "local"; "pair" maps the common range of both images to 0..1, "image" that of
+            each, "standard" subtracts the mean of each and divides by its standard deviation,
+            "local" does so around every voxel of every level; "none". With "robust" the descent
+            is careful as well: forces come from the gradients of both images, masks count, and of
+            what a level finds that share is kept, perhaps nothing, which lowers an energy of both
+            spaces, see `zoo.layers.unrolled.energy` (not while training, which has to learn).
         passes: how often the network is applied to its own result, by composition. A pass counts
-            for an image where it lowers the standard deviation of the residual.
+            for an image where it lowers that energy, or else the standard deviation of the
+            residual.
         similarity: "mse", "ncc", "lncc", "mi" or "mind".
         penalty: "diffusion", "bending" or "tv" (total variation) of the displacement.
         labels: label values that count, for the term `labels`.
@@ -146,18 +142,18 @@ class DIRVNet(Registration):
         self,
         dims: int = 2,
         channels: int = 1,
-        levels: int = 3,
-        units: int = 7,
+        levels: int = 4,
+        units: int = 10,
         filters: int = 16,
-        data_kernel: int = 7,
+        data_kernel: int = 5,
         smoothness_kernel: int = 5,
         spacing: int = 4,
         share_units: int = 1,
         share_levels: bool = False,
-        momentum: float | None = 0.5,
+        momentum: float | None = 0.7,
         damping: float | None = 0.05,
         step: float | None = 1.0,
-        smoothness: float = 0.02,
+        smoothness: float = 0.1,
         start: str = "descent",
         activation: str = "linear",
         knots: int = 24,
@@ -169,7 +165,7 @@ class DIRVNet(Registration):
         unit_norm: bool = False,
         velocity: bool = False,
         features: int = 0,
-        intensities: str = "pair",
+        intensities: str = "robust",
         passes: int = 1,
         similarity: str = "lncc",
         penalty: str = "diffusion",
@@ -181,11 +177,16 @@ class DIRVNet(Registration):
     ):
         given = {key: value for key, value in locals().items() if key not in NOT_OPTIONS}
         super().__init__(dims, **kwargs)
-        _check(given)
+        check_options(given)
         for name in ("data_limits", "smoothness_limits", "labels", "level_weights"):
             given[name] = None if given[name] is None else tuple(given[name])
         self.options = types.SimpleNamespace(**given)
         self.channels, self.similarity = channels, similarity
+        # The models of old, which name other intensities, stay as they were.
+        self.doubts: list[str] = []
+        self._doubted = Found()
+        self.careful = intensities == "robust"
+        self.local = NEIGHBOURHOODS.get((intensities, dims))
         self.extractor = None
         if features:
             conv = keras.layers.Conv2D if dims == 2 else keras.layers.Conv3D
@@ -237,14 +238,14 @@ class DIRVNet(Registration):
             image, and `displacement` `[batch, *spatial, rank]` in voxels; with the option
             `velocity` also that, likewise. For training also `trace`, see `trace`.
         """
-        given = [ops.cast(inputs[side], "float32") for side in ("fixed", "moving")]
-        fixed, moving = self._matched(*given)
-        trace = self._descend(fixed, moving)
+        images, masks = self._read(inputs)
+        trace = self._descend(images, masks, judged=not training)
         field = trace[-1]["fields"][-1]
         displacement = trace[-1]["displacements"][-1]
         for _ in range(1, self.options.passes):
-            displacement = self._once_more(fixed, moving, displacement)
-        outputs = {"moved": warp(given[1], displacement), "displacement": displacement}
+            displacement = self._once_more(images, masks, displacement, judged=not training)
+        moved = warp(ops.cast(inputs["moving"], "float32"), displacement)
+        outputs = {"moved": moved, "displacement": displacement}
         if self.options.velocity:
             outputs["velocity"] = field
         return outputs | {"trace": trace} if training else outputs
@@ -261,66 +262,61 @@ class DIRVNet(Registration):
             that the control points interpolate to (velocities with the option `velocity`). Images
             are those that are matched (in 0..1, say), with the features as further channels.
         """
-        given = (ops.cast(inputs[side], "float32") for side in ("fixed", "moving"))
-        return self._descend(*self._matched(*given))
+        return self._descend(*self._read(inputs), judged=True)
 
-    def _descend(self, fixed, moving) -> list[dict]:
-        options, trace, control = self.options, [], None
-        pyramids = [image_pyramid(image, options.levels) for image in (fixed, moving)]
-        if options.intensities == "local":
-            pyramids = [[locally_normalised(image) for image in levels] for levels in pyramids]
-        for units, fixed, moving in zip(self.units, *map(reversed, pyramids), strict=True):
-            shape = ops.shape(fixed)[1:-1]
-            points = control_shape(shape, options.spacing, order=1)
-            if control is None:
-                control = ops.zeros((ops.shape(fixed)[0], *points, options.dims))
-            else:
-                control = _finer(control, points)
-            previous = control
-            _, displacement = self._dense(control, shape)
-            moved = warp(moving, displacement)
-            level = {"fixed": fixed, "moved": [], "fields": [], "displacements": []}
-            for unit in units:
-                control, previous = unit(control, previous, moved, fixed), control
-                field, displacement = self._dense(control, shape)
-                moved = warp(moving, displacement)
-                level["moved"].append(moved)
-                level["fields"].append(field)
-                level["displacements"].append(displacement)
-            trace.append(level)
-        return trace
+    def _read(self, inputs) -> tuple:
+        """The images as they are compared, and their masks."""
+        images = (ops.cast(inputs[side], "float32") for side in ("fixed", "moving"))
+        masks = (None, None)
+        if self.careful:
+            given = (inputs.get(f"{side}_mask") for side in ("fixed", "moving"))
+            masks = tuple(None if mask is None else ops.cast(mask, "float32") for mask in given)
+        return self._matched(*images, masks), masks
 
-    def _dense(self, control, shape) -> tuple:
-        """What the control points interpolate to, and the displacement that this makes."""
-        field = bspline_expand(control, shape, self.options.spacing, order=1)
-        return field, self.integrate(field) if self.options.velocity else field
+    def _descend(self, images, masks, judged: bool) -> list[dict]:
+        options = self.options
+        return descend(
+            self.units,
+            *images,
+            masks,
+            spacing=options.spacing,
+            integrate=self.integrate if options.velocity else None,
+            local=self.local,
+            careful=self.careful,
+            judged=judged and self.careful,
+        )
 
-    def _once_more(self, fixed, moving, displacement):
-        moved = warp(moving, displacement)
-        further = self._descend(fixed, moved)[-1]["displacements"][-1]
-        both = compose(displacement, further)
+    def _once_more(self, images, masks, displacement, judged: bool):
+        fixed, moving = images
+        mask = None if masks[1] is None else warp(masks[1], displacement)
+        rest = self._descend((fixed, warp(moving, displacement)), (masks[0], mask), judged)
+        both = compose(displacement, rest[-1]["displacements"][-1])
+        fixed, moving = self._normalised(images, masks)
+        if self.careful:
+            return better(fixed, moving, displacement, both, masks)
         axes = tuple(range(1, self.options.dims + 2))
-        if self.options.intensities == "local":
-            fixed, moving = locally_normalised(fixed), locally_normalised(moving)
         before, after = (
             ops.std(fixed - warp(moving, field), axis=axes, keepdims=True)
             for field in (displacement, both)
         )
         return ops.where(after < before, both, displacement)
 
-    def _matched(self, fixed, moving) -> tuple:
+    def _matched(self, fixed, moving, masks=(None, None)) -> tuple:
         """The images as they are compared: normalised, with their features."""
-        images = comparable(fixed, moving, self.options.intensities)
+        images = comparable(fixed, moving, self.options.intensities, masks)
         if self.extractor is not None:
             images = [ops.concatenate([image, self.extractor(image)], -1) for image in images]
         return tuple(images)
 
-    def _compared(self, fixed, moving) -> tuple:
+    def _compared(self, inputs) -> tuple:
         """The images at full resolution as the finest level sees them."""
-        images = self._matched(fixed, moving)
-        if self.options.intensities == "local":
-            images = tuple(map(locally_normalised, images))
-        return images
+        return self._normalised(*self._read(inputs))
+
+    def _normalised(self, images, masks) -> tuple:
+        if self.local is None:
+            return images
+        pairs = zip(images, masks, strict=True)
+        return tuple(locally_normalised(*each, self.local) for each in pairs)
 
     # What training minimises
 
@@ -336,9 +332,7 @@ class DIRVNet(Registration):
         trace = y_pred.get("trace")
         if trace is None:
             # As in training: matched first, warped then.
-            fixed, moving = self._compared(
-                *(ops.cast(x[side], "float32") for side in ("fixed", "moving"))
-            )
+            fixed, moving = self._compared(x)
             displacement = y_pred["displacement"]
             moved = warp(moving, displacement)
             trace = [{"fixed": fixed, "moved": [moved], "displacements": [displacement]}]
@@ -369,6 +363,22 @@ class DIRVNet(Registration):
 
     # One pair
 
+    def transform(self, pair: Pair) -> Transform:
+        """What is found for a pair: a `Dense`, or with `velocity` a `Velocity`, on the fixed grid.
+
+        The moving image is sampled on the fixed grid, so images of different frames need an
+        alignment first, see `zoo.Pair.aligned`. Padding of CT and masks do not count. What is
+        found is kept where it makes the pair more alike and leads there and back again, see
+        `zoo.registration.acceptance`; else the transform is the identity, a warning says why, and
+        `doubts` keeps the reasons until the next call.
+        """
+        self.doubts = []
+        transform = super().transform(pair)
+        self.doubts = list(self._doubted.get(pair) or ())
+        for doubt in self.doubts:
+            warnings.warn(f"{self.name!r}, {pair.name!r}: {doubt}.", UserWarning, stacklevel=2)
+        return transform
+
     def fit_pair(self, pair: Pair, training: Training, epochs, learning_rate: float = 0.1):
         """Refines what the network finds for a pair, and leaves the network as it is.
 
@@ -377,7 +387,7 @@ class DIRVNet(Registration):
         half the size and half at full size, to minimise the `similarity` and the weighted
         `smoothness`. `transform`, `predict` and `evaluate` then use the result for this pair,
         until `forget()`, other weights, or refinements of four more pairs. It is not stored with
-        the model; `Transform.save` keeps it.
+        the model; `Transform.save` keeps it. A refinement that makes things worse is dropped.
 
         Args:
             pair: of images.
@@ -385,15 +395,14 @@ class DIRVNet(Registration):
             epochs: steps in all.
             learning_rate: of the control points, in voxels.
         """
-        options, arrays = self.options, pair.arrays()
-        images = self._compared(arrays["fixed"], arrays["moving"])
-        fixed, moving = (image[..., : options.channels] for image in images)
-        masks = {key: arrays[key] for key in ("fixed_mask", "moving_mask") if key in arrays}
+        options, arrays = self.options, self._arrays(pair)
+        images = self._alike(arrays)
+        start = self.transform(pair).displacement(pair.fixed.grid)
         with training:
             displacement = refine(
                 training,
-                {"fixed": fixed, "moving": moving} | masks,
-                self.transform(pair).displacement()[None],
+                images,
+                start[None],
                 options.spacing,
                 SIMILARITIES[options.similarity](),
                 PENALTIES[options.penalty](),
@@ -402,17 +411,36 @@ class DIRVNet(Registration):
                 learning_rate,
                 self.jit_compile,
             )
-        self.found.keep(pair, Dense(displacement[0], pair.fixed.grid))
+        loss = SIMILARITIES[options.similarity]()
+        displacement, doubts = judged(images, displacement[0], loss, start=start)
+        self.found.keep(pair, Dense(displacement, pair.fixed.grid))
+        self._doubted.keep(pair, self.doubts + doubts)
+        self.doubts = self.doubts + doubts
 
     def map_of(self, pair: Pair) -> Transform:
-        """What the network finds: a `Dense`, or with `velocity` a `Velocity`, on the fixed grid.
-
-        The moving image is sampled on the fixed grid, so images of different frames need an
-        alignment first, see `zoo.Pair.aligned`.
-        """
+        """What the network finds and is kept, see `transform`."""
+        arrays = self._arrays(pair)
+        swapped = {_OTHER[key]: values for key, values in arrays.items()}
+        there, back = (Registration.predict(self, each, verbose=0) for each in (arrays, swapped))
+        found = there["displacement"][0]
+        loss = SIMILARITIES[self.options.similarity]()
+        kept, doubts = judged(self._alike(arrays), found, loss, back["displacement"][0])
+        self._doubted.keep(pair, doubts)
         if not self.options.velocity:
-            return super().map_of(pair)
-        return Velocity(self._outputs(pair)["velocity"][0], pair.fixed.grid, steps=SQUARINGS)
+            return Dense(kept, pair.fixed.grid)
+        # A velocity has no folds to mend; of a part of it the displacement is no such part.
+        velocity = there["velocity"][0] if kept.any() else np.zeros_like(kept)
+        return Velocity(velocity, pair.fixed.grid, steps=SQUARINGS)
+
+    def _arrays(self, pair: Pair) -> dict:
+        """The pair as the network takes it: images, and masks if it knows of them."""
+        arrays = without_padding(pair).arrays()
+        return {key: arrays[key] for key in _OTHER if key in arrays}
+
+    def _alike(self, arrays: dict) -> dict:
+        """The images as they are compared, without features, and the masks."""
+        images = (image[..., : self.options.channels] for image in self._compared(arrays))
+        return arrays | dict(zip(("fixed", "moving"), images, strict=True))
 
     # What the zoo asks of a method
 
@@ -439,42 +467,3 @@ class DIRVNet(Registration):
             "fit": {"y": displacement, "batch_size": 2},
             "inputs": [images, *inputs],
         }
-
-
-def _check(given: dict):
-    for name, known in CHOICES.items():
-        one_of(name, given[name], known)
-    for name, least in LEAST.items():
-        at_least(name, given[name], least)
-    least = max(given["dims"], given["channels"] + given["features"])
-    if given["filters"] < least:
-        raise ValueError(
-            f"filters must be at least {least}, one for each axis, channel and feature, not "
-            f"{given['filters']}."
-        )
-    for name in ("momentum", "damping", "step"):
-        positive(name, given[name], optional=True)
-    not_negative("smoothness", given["smoothness"])
-    for name in ("data_limits", "smoothness_limits"):
-        increasing(name, given[name])
-    if given["labels"] is not None:
-        given["labels"] = label_values("labels", given["labels"])
-    weights, levels = given["level_weights"], given["levels"]
-    if weights is not None and (
-        not isinstance(weights, Sequence)
-        or len(weights) != levels
-        or min(weights) < 0
-        or not any(weights)
-    ):
-        raise ValueError(
-            f"level_weights must hold {levels} numbers, coarse to fine, none negative and not all "
-            f"zero, not {weights!r}."
-        )
-    if given["velocity"] and given["passes"] > 1:
-        raise ValueError("passes must be 1 with velocity=True: a composition has no velocity.")
-
-
-def _finer(control, points):
-    """Control points of the next level: the old ones and their midpoints, twice as many voxels."""
-    twice = upsample_displacement(control, tuple(2 * n for n in ops.shape(control)[1:-1]))
-    return twice[(slice(None), *(slice(0, n) for n in points))]

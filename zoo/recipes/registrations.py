@@ -80,17 +80,22 @@ def registration_preset(
 def hippocampus_datasets(folder: Path, held_out: int = 40, validation: int = 20):
     """Hippocampi of the Medical Segmentation Decathlon, for `registration_preset`.
 
+    The cases are the left and right halves of fewer heads, in an unknown order that is likely to
+    keep those of one head close. So they are split by blocks of their numbers: the last one is
+    only tested on, and between it and the training cases lie those for choosing settings.
+
     Args:
         folder: holds `images/` and `labels/`.
-        held_out: cases that are only tested on.
-        validation: further cases that are not trained on, for choosing settings.
+        held_out: cases that are only tested on, those of the highest numbers.
+        validation: cases before them that are not trained on, for choosing settings.
 
     Returns:
-        Batches of two pairs of the other cases, and 40 random pairs of the cases held out; all
-        centred, 48 x 64 x 48 voxels, with labels.
+        Batches of two augmented pairs of the other cases, and 40 random pairs of the cases held
+        out; all centred, 48 x 64 x 48 voxels, with labels.
     """
     import numpy as np
 
+    from zoo.data.augmentation import Augmented
     from zoo.data.image import Image
     from zoo.data.pair import Pair
     from zoo.data.pairs import PairDataset, all_pairs
@@ -99,11 +104,9 @@ def hippocampus_datasets(folder: Path, held_out: int = 40, validation: int = 20)
         labels = Image.read(folder / "labels" / name).array[..., 0]
         return Image.read(folder / "images" / name).centred(), labels.astype(np.int32)
 
-    frame = {"shape": (48, 64, 48), "align": "centre"}
     names = sorted(path.name for path in (folder / "images").glob("*.nii.gz"))
-    order = np.random.default_rng(0).permutation(len(names))
-    test = [case(names[k]) for k in order[:held_out]]
-    training = [case(names[k]) for k in order[held_out + validation :]]
+    test = [case(name) for name in names[-held_out:]]
+    training = [case(name) for name in names[: -held_out - validation]]
     images, labels = zip(*training, strict=True)
     random = np.random.default_rng(1)
     drawn = [random.choice(held_out, 2, replace=False) for _ in range(40)]
@@ -113,8 +116,9 @@ def hippocampus_datasets(folder: Path, held_out: int = 40, validation: int = 20)
             (test[first], test[second]) for first, second in drawn
         )
     ]
+    frame = {"shape": (48, 64, 48), "align": "centre"}
     batches = all_pairs(images, labels, batch_size=2, steps=50, **frame)
-    return batches, PairDataset(pairs, **frame).pairs
+    return Augmented(batches), PairDataset(pairs, **frame).pairs
 
 
 def measure_all(model, test) -> dict[str, float]:

@@ -1,0 +1,62 @@
+"""Voxels without a measurement: recognised, and left out by a mask."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from zoo.data.image import Image
+from zoo.data.pair import Pair
+
+SPIKE = 0.005  # share of the voxels that one value must have to be padding
+GAP = 0.25  # between it and all others, as a share of their range
+AIR = 0.2  # share of the others that lie in the lowest tenth of that range
+
+
+def without_padding(pair: Pair) -> Pair:
+    """The pair with its padding left out by the masks, and with values that do no harm there.
+
+    What the masks leave out, padding or not, is brought into the range of what they keep, so that
+    percentiles and blurs are of measurements.
+
+    Args:
+        pair: of images.
+
+    Returns:
+        The pair itself where neither image is padded nor masked.
+    """
+    changes = {}
+    for side in ("fixed", "moving"):
+        image, mask = getattr(pair, side), getattr(pair, f"{side}_mask")
+        padding = padding_of(image)
+        if padding is not None:
+            inside = ~padding if mask is None else mask & ~padding
+            # A mask of nothing but padding is the user's, who may know better.
+            mask = inside if inside.any() else mask
+        if mask is None:
+            continue
+        kept = image.array[mask]
+        array = np.clip(image.array, kept.min(axis=0), kept.max(axis=0))
+        if np.ptp(array) == 0:
+            continue
+        changes[side] = Image(array, image.grid, image.name)
+        changes[f"{side}_mask"] = mask
+    return replace(pair, **changes) if changes else pair
+
+
+def padding_of(image: Image) -> np.ndarray | None:
+    """Where an image holds padding instead of measurements, bool `[*spatial]`; None if nowhere.
+
+    Padding is what has the lowest value of the image, far below all others, among which there is
+    air besides: -2000 or -3024 outside of the circle that a CT reconstructs. A black background is
+    none: its border is the outline of what is seen.
+    """
+    lowest = (image.array == image.array.min(axis=tuple(range(image.rank)))).all(axis=-1)
+    if not SPIKE <= lowest.mean() < 1:
+        return None
+    others = image.array[~lowest].mean(axis=-1)
+    low, high = np.percentile(others, (0.1, 99))
+    apart = low - image.array[lowest].max() >= GAP * (high - low) > 0
+    air = (others < low + 0.1 * (high - low)).mean() >= AIR
+    return lowest if apart and air else None
