@@ -421,7 +421,7 @@ class DIRVNet(Registration):
         """What the network finds and is kept, see `transform`."""
         arrays = self._arrays(pair)
         swapped = {_OTHER[key]: values for key, values in arrays.items()}
-        there, back = (Registration.predict(self, each, verbose=0) for each in (arrays, swapped))
+        there, back = (self.at_once(each) for each in (arrays, swapped))
         found = there["displacement"][0]
         loss = SIMILARITIES[self.options.similarity]()
         kept, doubts = judged(self._alike(arrays), found, loss, back["displacement"][0])

@@ -220,10 +220,15 @@ class Registration(Model):
         """The transform by the present weights; of images the `displacement` that `call` gives."""
         if not pair.is_images:
             raise NotImplementedError(f"{type(self).__name__} does not define map_of for clouds.")
-        return Dense(self._outputs(pair)["displacement"][0], pair.fixed.grid)
-
-    def _outputs(self, pair: Pair) -> dict[str, np.ndarray]:
         arrays = {key: value for key, value in pair.arrays().items() if key in ("fixed", "moving")}
+        return Dense(self.at_once(arrays)["displacement"][0], pair.fixed.grid)
+
+    def at_once(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What `call` makes of a batch, the first times of its size without compiling anything.
+
+        Args:
+            arrays: what `call` takes, as `predict` does.
+        """
         shapes = tuple(array.shape for array in arrays.values())
         self._asked.times[shapes] += 1
         if tensorflow_on_cpu() and self._asked.times[shapes] <= OP_BY_OP:
