@@ -22,7 +22,7 @@ if __name__ == "__main__":
         learning_rate=1e-3,
         loss_weights={"smoothness": 0.1},
         data="Medical Segmentation Decathlon, hippocampus, first 140 of 200 cases",
-        protocol="40 random pairs of the last 40 cases, centred, Dice of 2 labels",
+        protocol="40 random pairs of the last 40 cases, held out, centred, Dice of 2 labels",
         summary="Hippocampus MRI (T1) of different subjects, trained without labels.",
         notes="The cases are left and right halves of 195 heads in an unknown order. The split is by "
         "blocks of case numbers: the first 140 are trained on, 20 lie between, the last 40 are only "
