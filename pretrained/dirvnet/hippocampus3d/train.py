@@ -24,10 +24,10 @@ if __name__ == "__main__":
         data="Medical Segmentation Decathlon, hippocampus, first 140 of 200 cases",
         protocol="40 random pairs of the last 40 cases, held out, centred, Dice of 2 labels",
         summary="Hippocampus MRI (T1) of different subjects, trained without labels.",
-        notes="The cases are left and right halves of 195 heads in an unknown order. The split is by "
-        "blocks of case numbers: the first 140 are trained on, 20 lie between, the last 40 are only "
-        "tested on; a head on both sides of a border cannot be ruled out. Training images were "
-        "changed at random: gain, offset, noise, crops, small affine maps.",
+        notes="The cases are left and right halves of 195 heads in an unknown order. The split is "
+        "by blocks of case numbers: the first 140 are trained on, 20 lie between, the last 40 are "
+        "only tested on; a head on both sides of a border cannot be ruled out. Training images "
+        "were changed at random: gain, offset, noise, crops, small affine maps.",
         licence={
             "weights": "CC-BY-SA-4.0, as the data",
             "data": "CC-BY-SA-4.0",
