@@ -1,14 +1,18 @@
-"""Deformable registration of real pairs, beside SimpleITK's demons and B-splines.
+"""Deformable registration of real pairs, beside SimpleITK's demons and B-splines and ANTs SyN.
 
     python tests/benchmarks/bench_deformable.py DATA_FOLDER [--only NAME] [--json FILE]
 
 DATA_FOLDER is that of bench_affine.py; of its pairs the liver MRI, the histology, the hands and
-the brain slices r16 and r64 are registered, those that are there. All methods start from the same
-affine alignment by zoo, those of the liver from the identity: demons and DIRV-Net on the moving
-image as it resamples it, the B-spline with it as the initial transform of the moving image. All
+the brain slices r16 and r64 are registered, those that are there, and `--hippocampi` random pairs
+of the last 40 hippocampi, which no preset was trained on, as one row of means. All methods start
+from the same affine alignment by zoo, those of the liver from the identity, the networks of the
+hippocampi from where the images are centred: demons, SyN and DIRV-Net on the moving image as it
+resamples it, the B-spline with it as the initial transform of the moving image. All
 results are measured alike, as the start composed with a field on the fixed grid: the mean error
 of the landmarks in the liver and, behind the slash, of all; the median relative error
-(histology); the mean error (hands); the correlation of intensities (brain slices). Seconds are
+(histology); the mean error (hands); the correlation of intensities (brain slices); the mean Dice
+of two labels (hippocampi, of which "ours" has default settings, "ours, fit" is the preset
+`dirvnet.hippocampus3d` and there is no B-spline). Seconds are
 from the start on, ours with construction and compilation; those of `fit` are its own, with
 another run of the network from where it starts.
 
@@ -25,12 +29,17 @@ SimpleITK's settings:
   at random (with all of them a few steps take minutes); L-BFGS, at most 200 iterations on each
   level, until five gain less than 0.00001 of the metric: Mattes mutual information of 32 bins for
   the stains, correlation for the rest.
+ANTs' SyN, where `antspyx` is installed, as `ants.registration(type_of_transform="SyNOnly")` with
+the correlation of windows of radius 2 ("CC"), at most 40, 40 and 20 iterations, one seed.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import importlib.util
 import json
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -46,6 +55,7 @@ from zoo.io import written_whole
 from zoo.io.landmarks import read_landmarks
 from zoo.metrics.registration import fold_percentage
 from zoo.models.dirvnet import DIRVNet
+from zoo.recipes import hippocampus_datasets
 from zoo.registration import measure
 from zoo.transform import Affine, Dense, Transform
 
@@ -60,7 +70,8 @@ DESCENT = {
     "smoothness_kernel": 3,
     "similarity": "lncc",
 }
-MODEL = {2: DESCENT | {"smoothness": 0.5}, 3: DESCENT | {"smoothness": 0.05}}
+MORE = {"units": 30, "share_units": 30}
+MODEL = {2: DESCENT | {"smoothness": 0.5}, 3: DESCENT | MORE | {"smoothness": 0.2}}
 LOSS_WEIGHTS = {"smoothness": 0.3}  # of fit(pair)
 FIT = {"epochs": 80, "learning_rate": 0.1}
 
@@ -82,7 +93,8 @@ PICTURES = {
     "histology, HE/proSPC": "mi",
     "brain slices r16/r64": "ncc",
 }
-COLUMNS = ("initial", "affine", "ours", "ours, fit", "demons", "B-spline")
+COLUMNS = ("initial", "affine", "ours", "ours, fit", "demons", "B-spline", "SyN")
+SYN = {"syn_metric": "CC", "syn_sampling": 2, "reg_iterations": (40, 40, 20), "random_seed": 1}
 
 
 @dataclass
@@ -184,6 +196,29 @@ def with_bspline(case: Case, start: Affine) -> tuple[Transform, float]:
     return _as_dense(field, case.pair.fixed.grid), time.perf_counter() - begin
 
 
+def with_syn(case: Case, start: Affine) -> tuple[Transform, float]:
+    """Symmetric normalisation (Avants et al., Medical Image Analysis 2008) by antspyx."""
+    import ants
+
+    pair = case.pair.aligned(start)
+    begin = time.perf_counter()
+    fixed, moving = (
+        ants.from_numpy(
+            image.array[..., 0],
+            origin=image.grid.origin.tolist(),
+            spacing=image.grid.spacing.tolist(),
+            direction=np.asarray(image.grid.direction),
+        )
+        for image in (pair.fixed, pair.moving)
+    )
+    found = ants.registration(
+        fixed, moving, "SyNOnly", initial_transform="Identity", **SYN
+    )["fwdtransforms"]  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        path = ants.apply_transforms(fixed, moving, found, compose=f"{folder}/whole")
+        return Transform.load(path), time.perf_counter() - begin
+
+
 def _shrunk(image: sitk.Image, shrinking: int) -> sitk.Image:
     """Smoothed and subsampled; thick slices are kept until the other axes are as coarse."""
     spacing = np.asarray(image.GetSpacing())
@@ -231,6 +266,8 @@ def register(case: Case, demons: str) -> dict:
     results = with_dirvnet(case, start)
     results["demons"] = with_demons(case, start, demons)
     results["B-spline"] = with_bspline(case, start)
+    if importlib.util.find_spec("ants"):
+        results["SyN"] = with_syn(case, start)
     grid = case.pair.fixed.grid
     measured = {
         "initial": scores(case, Affine.identity(case.pair.rank, grid)),
@@ -252,14 +289,56 @@ def register(case: Case, demons: str) -> dict:
     }
 
 
+def hippocampi(data: Path, count: int, demons: str) -> dict:
+    """A row of means over random pairs of the hippocampi that are only tested on."""
+    import zoo
+
+    _, pairs = hippocampus_datasets(data / "msd_hippocampus")
+    ours = {"ours": zoo.create("dirvnet", dims=3), "ours, fit": zoo.load("dirvnet.hippocampus3d")}
+    found = []
+    for pair in pairs[:count]:
+        case = Case(pair, "ncc", "mean Dice")
+        affine, seconds = with_zoo(case)
+        whole, taken = {"affine": affine}, {"affine": seconds}
+        for name, model in ours.items():
+            begin = time.perf_counter()
+            whole[name], taken[name] = model.transform(pair), time.perf_counter() - begin
+        rest, taken["demons"] = with_demons(case, affine, demons)
+        whole["demons"] = affine @ rest
+        if importlib.util.find_spec("ants"):
+            rest, taken["SyN"] = with_syn(case, affine)
+            whole["SyN"] = affine @ rest
+        measured = {name: measure(transform, pair) for name, transform in whole.items()}
+        dice = {name: each["dice"] for name, each in measured.items()}
+        dice["initial"] = measured["affine"]["initial_dice"]
+        folds = {name: each["folds_percent"] for name, each in measured.items()}
+        found.append((dice, taken, folds))
+        print(pair.name, {name: round(value, 3) for name, value in dice.items()}, flush=True)
+
+    def means(which: int) -> dict[str, float]:
+        return {
+            name: float(np.mean([each[which][name] for each in found])) for name in found[0][which]
+        }
+
+    return {
+        "pair": f"{len(found)} pairs of hippocampi",
+        "measure": "mean Dice",
+        "scores": {name: [value] for name, value in means(0).items()},
+        "seconds": means(1),
+        "folds_percent": means(2),
+    }
+
+
 def as_line(row: dict) -> str:
     """A row of the table: scores, then seconds and folds of the deformable methods."""
-    digits = 4 if row["measure"] in ("correlation", "median rTRE") else 2
+    digits = 4 if row["measure"] in ("correlation", "median rTRE", "mean Dice") else 2
     cells = [row["pair"], row["measure"]]
     for name in COLUMNS:
-        cells.append(" / ".join(f"{value:.{digits}f}" for value in row["scores"][name]))
-    cells.append(", ".join(f"{row['seconds'][name]:.0f}" for name in COLUMNS[1:]))
-    cells.append(", ".join(f"{row['folds_percent'][name]:.2f}" for name in COLUMNS[2:]))
+        values = row["scores"].get(name, ())
+        cells.append(" / ".join(f"{value:.{digits}f}" for value in values))
+    for key, format in (("seconds", ".0f"), ("folds_percent", ".2f")):
+        values = row[key]
+        cells.append(", ".join(f"{values[name]:{format}}" for name in COLUMNS if name in values))
     return f"| {' | '.join(cells)} |"
 
 
@@ -267,6 +346,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, metavar="DATA_FOLDER", help="see above")
     parser.add_argument("--only", default="", metavar="NAME", help="pairs with this in their name")
+    parser.add_argument("--hippocampi", type=int, default=40, metavar="N", help="pairs, 0 for none")
     parser.add_argument("--demons", choices=DEMONS, default="diffeomorphic", help="their variant")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows, too")
     options = parser.parse_args()
@@ -284,10 +364,15 @@ def main() -> None:
         "fit": FIT,
         "rows": [],
     }
-    for case in cases(options.data):
-        if options.only not in case.pair.name:
-            continue
-        report["rows"].append(register(case, options.demons))
+    jobs = [
+        functools.partial(register, case, options.demons)
+        for case in cases(options.data)
+        if options.only in case.pair.name
+    ]
+    if options.hippocampi and options.only in "hippocampi":
+        jobs.append(functools.partial(hippocampi, options.data, options.hippocampi, options.demons))
+    for job in jobs:
+        report["rows"].append(job())
         print(as_line(report["rows"][-1]), flush=True)
         if options.json is not None:
             # After every row: a run that is stopped leaves what it has measured.

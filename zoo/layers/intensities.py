@@ -131,6 +131,9 @@ def locally_normalised(image, mask=None, deviation: float = 3.0):
             return blur(mask * values, deviation) / weight
 
     difference = image - around(image)
+    if mask is not None:
+        # What does not count has the mean of its surroundings, and no edge where it begins.
+        difference = mask * difference
     variance = around(ops.square(difference))
     axes = tuple(range(1, len(image.shape)))
     # Noise of flat regions must not count like structure.

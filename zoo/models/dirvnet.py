@@ -80,7 +80,7 @@ class DIRVNet(Registration):
         dims: 2 or 3.
         channels: of the images.
         levels: of the image pyramid, the image itself included. With intensities="robust" those
-            whose shortest side is below 8 voxels do nothing.
+            whose longest side is below 12 voxels do nothing.
         units: steps on every level.
         filters: of each field of experts.
         data_kernel: taps along each axis of the filters on the residual.

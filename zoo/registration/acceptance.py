@@ -13,7 +13,10 @@ from zoo.ops.derivatives import jacobian_determinant
 from zoo.ops.sampling import compose, warp
 
 FLATTEST = 0.02  # determinant below which a map is smoothed
-RETURN = 0.75  # largest error of the way there and back, as a share of the way there
+LOST = 0.75  # largest error of the way there and back, as a share of the way there
+# From this error on a deformation has to make the images much more alike, to this share of their
+# discrepancy: noise can always be fitted to noise a little.
+RETURN, GAIN = 0.4, 0.85
 LEAST_RETURN = 0.5  # voxels that it may miss in any case
 SMALL = 0.1  # voxels; what moves less is as good as nothing
 FOLDS = 1e-3  # share of the voxels from which on folds are told
@@ -90,29 +93,36 @@ def judged(
     Returns:
         The displacement, float32, and sentences, none where nothing is doubtful.
     """
-    start = np.zeros_like(displacement) if start is None else start
+    start, astray = np.zeros_like(displacement) if start is None else start, False
     if back is not None:
         length, error = (_mean_length(each, images.get("fixed_mask")) for each in (
             displacement, ops.convert_to_numpy(compose(displacement[None], back[None]))[0]
         ))  # fmt: skip
-        if not error <= max(RETURN * length, LEAST_RETURN):
-            return start, [
-                "the images do not support a deformation: the way there and back again, of "
-                f"{length:.2g} voxels in the mean, misses its start by {error:.2g}"
-            ]
+        astray = error > max(RETURN * length, LEAST_RETURN)
+        if not error <= max(LOST * length, LEAST_RETURN):
+            return start, [_unsupported(length, error)]
     before = discrepancy(images, start, loss)
     for share in (1.0, 0.5):
         tried = unfolded(start + share * (displacement - start))
         after = discrepancy(images, tried, loss)
-        if after < before:
+        if after < (GAIN if astray else 1.0) * before:
             return tried, _of_folds(tried)
     if np.abs(displacement - start).max() < SMALL:
         # Images that are alike leave nothing to gain, which is no reason to doubt.
         return start, []
+    if astray:
+        return start, [_unsupported(length, error)]
     return start, [
         "no deformation was found that makes the images more alike in both spaces (their "
         f"discrepancy, {before:.4g}, would become {after:.4g})"
     ]
+
+
+def _unsupported(length: float, error: float) -> str:
+    return (
+        f"the images do not support a deformation: the way there and back again, of {length:.2g} "
+        f"voxels in the mean, misses its start by {error:.2g}"
+    )
 
 
 def _of_folds(displacement: np.ndarray) -> list[str]:
