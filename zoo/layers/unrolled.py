@@ -12,7 +12,7 @@ from zoo.layers.pyramid import image_pyramid, upsample_displacement
 from zoo.ops.derivatives import jacobian_determinant, spatial_gradient
 from zoo.ops.sampling import warp
 
-SMALLEST = 12  # voxels along the longest side of a level; smaller ones show no shapes
+SMALLEST = 12  # voxels along the longest side of a coarse level; smaller ones show no shapes
 SHARES = (1.0, 0.5, 0.25)  # of what a level has found that are tried when it is judged
 FOLDING = 10.0  # how much dearer a map is for the share of its volume that folds
 
@@ -83,7 +83,7 @@ def descend(
         level = {"fixed": fixed, "moved": [], "fields": [], "displacements": []}
         for unit in chain:
             new = unit(control, previous, moved, fixed, gradient, weight)
-            if careful:
+            if careful and chain is not units[-1]:
                 size = ops.max(ops.stack([ops.cast(n, "int32") for n in shape]))
                 new = ops.where(size >= SMALLEST, new, start)
             control, previous = new, control

@@ -455,7 +455,7 @@ class DIRVNet(Registration):
 
     @classmethod
     def example(cls):
-        images, displacement = ChessboardPairs((16, 20), 4, 1, magnitude=1.0)[0]
+        images, displacement = ChessboardPairs((16, 24), 4, 1, magnitude=1.0)[0]
         inputs = [
             {name: np.ones((1, *shape, 1), np.float32) for name in ("fixed", "moving")}
             for shape in ((17, 9), (5, 33))

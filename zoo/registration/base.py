@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import keras
@@ -28,6 +28,7 @@ from zoo.registration.quality import Quality
 from zoo.transform import Dense, Transform
 
 KINDS = ("images", "clouds")
+FEW = 32  # images, which Keras would predict as one batch
 OP_BY_OP = 16  # pairs of one size, before a graph for it repays the time it takes to compile
 
 
@@ -249,6 +250,9 @@ class Registration(Model):
             in world units.
         """
         if not isinstance(x, Pair):
+            images = isinstance(x, Mapping) and "fixed" in x and set(kwargs) <= {"verbose"}
+            if images and len(x["fixed"]) <= FEW:
+                return self.at_once(dict(x))
             return super().predict(x, **kwargs)
         transform = self.transform(x)
         if not x.is_images:
