@@ -104,6 +104,7 @@ def write_pairs(folder: Path):
     from scipy import ndimage
 
     from zoo.data.image import Image
+    from zoo.geometry import Grid
 
     rng = np.random.default_rng(0)
     for kind, shape in (("picture", (256, 256)), ("volume", (36, 52, 40))):
@@ -114,7 +115,8 @@ def write_pairs(folder: Path):
         places = np.indices(shape) + 3.0 * np.sin(np.indices(shape)[::-1] / 15.0)
         moved = 1.3 * ndimage.map_coordinates(body, places, order=1) + 0.2
         for side, array in (("fixed", body), ("moving", moved)):
-            Image(array[..., None].astype(np.float32)).write(folder / f"{kind}_{side}.nii.gz")
+            image = Image(array[..., None].astype(np.float32), Grid(shape))
+            image.write(folder / f"{kind}_{side}.nii.gz")
 
 
 def timed(words: list[str], root: Path, folder: Path) -> tuple[float, float, str]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from zoo.data.image import Image
-from zoo.data.padding import padding_of, without_padding
+from zoo.data.padding import padding_of, with_room, without_padding
 from zoo.data.pair import Pair
 from zoo.geometry import Grid
 
@@ -83,3 +83,13 @@ def test_a_file_with_gaps_is_read_with_a_mask(tmp_path):
     # ITK writes the gap into .nii, and would read it as a zero.
     with pytest.raises(ValueError, match="leave those voxels out by a mask"):
         Image.read(tmp_path / "gap.nii")
+
+
+def test_room_is_background_and_is_cut_off_again():
+    image = np.random.default_rng(0).normal(size=(1, 30, 32, 17, 2)).astype(np.float32)
+    large, inner = with_room({"fixed": image, "fixed_mask": np.ones_like(image[..., :1])})
+    assert large["fixed"].shape == (1, 32, 32, 32, 2)
+    assert large["fixed"].dtype == np.float32
+    np.testing.assert_array_equal(large["fixed"][inner], image)
+    assert large["fixed_mask"].sum() == image[..., 0].size
+    assert (large["fixed"][large["fixed_mask"][..., 0] == 0] == image.min()).all()

@@ -11,7 +11,28 @@ from zoo.data.pair import Pair
 
 SPIKE = 0.005  # share of the voxels that one value must have to be padding
 GAP = 0.25  # between it and all others, as a share of their range
+ROOM = 16  # voxels, of which sizes become multiples
 AIR = 0.2  # share of the others that lie in the lowest tenth of that range
+
+
+def with_room(arrays: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], tuple]:
+    """Images cut close to an organ, with room around them: sizes are rounded up to a few.
+
+    What lies around gets the lowest value of an image, its background; masks leave it out.
+
+    Args:
+        arrays: images and masks `[batch, *spatial, channels]`, all of one size.
+
+    Returns:
+        The larger arrays, and the index that cuts what was there out of a result of that size.
+    """
+    sizes = next(iter(arrays.values())).shape[1:-1]
+    more = [-size % ROOM for size in sizes]
+    width = [(0, 0), *((extra // 2, extra - extra // 2) for extra in more), (0, 0)]
+    inner = (low + np.arange(size) for (low, _), size in zip(width[1:-1], sizes, strict=True))
+    around = {key: 0.0 if key.endswith("mask") else each.min() for key, each in arrays.items()}
+    large = {key: np.pad(each, width, constant_values=around[key]) for key, each in arrays.items()}
+    return large, (slice(None), *np.ix_(*inner))
 
 
 def without_padding(pair: Pair) -> Pair:

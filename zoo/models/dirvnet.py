@@ -30,7 +30,7 @@ import numpy as np
 from keras import ops
 
 from zoo.data.chessboard import ChessboardPairs
-from zoo.data.padding import without_padding
+from zoo.data.padding import with_room, without_padding
 from zoo.data.pair import Pair
 from zoo.layers.integration import ScalingAndSquaring
 from zoo.layers.intensities import NEIGHBOURHOODS, comparable, locally_normalised
@@ -420,16 +420,17 @@ class DIRVNet(Registration):
     def map_of(self, pair: Pair) -> Transform:
         """What the network finds and is kept, see `transform`."""
         arrays = self._arrays(pair)
-        swapped = {_OTHER[key]: values for key, values in arrays.items()}
-        there, back = (self.at_once(each) for each in (arrays, swapped))
-        found = there["displacement"][0]
+        large, inner = with_room(arrays) if self.careful else (arrays, ...)
+        swapped = {_OTHER[key]: values for key, values in large.items()}
+        there, back = (self.at_once(each) for each in (large, swapped))
+        found, returned = (each["displacement"][inner][0] for each in (there, back))
         loss = SIMILARITIES[self.options.similarity]()
-        kept, doubts = judged(self._alike(arrays), found, loss, back["displacement"][0])
+        kept, doubts = judged(self._alike(arrays), found, loss, returned)
         self._doubted.keep(pair, doubts)
         if not self.options.velocity:
             return Dense(kept, pair.fixed.grid)
         # A velocity has no folds to mend; of a part of it the displacement is no such part.
-        velocity = there["velocity"][0] if kept.any() else np.zeros_like(kept)
+        velocity = there["velocity"][inner][0] if kept.any() else np.zeros_like(kept)
         return Velocity(velocity, pair.fixed.grid, steps=SQUARINGS)
 
     def _arrays(self, pair: Pair) -> dict:
