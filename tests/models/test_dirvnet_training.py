@@ -416,7 +416,8 @@ def test_pair_is_the_rest_after_a_transform():
     # Where labels and mask end, the image takes the values at which they were cut.
     for array, level in ((rest.moving_labels > 0, 0.3), (rest.moving_mask, 0.1)):
         assert np.mean(array == (rest.moving.array[..., 0] > level)) > 0.97
-    network = DIRVNet(levels=2, units=10, **SMALL).transform(rest)
+    settings = {"intensities": "pair", "momentum": 0.5, "smoothness": 0.02}
+    network = DIRVNet(levels=2, units=10, **settings, **SMALL).transform(rest)
     whole = nearly @ network
     middle = np.random.default_rng(0).uniform(16, 24, (40, 2))
     np.testing.assert_allclose(whole.pull(middle), nearly.pull(network.pull(middle)))
@@ -426,7 +427,7 @@ def test_pair_is_the_rest_after_a_transform():
         for transform in (whole, nearly)
     )
     # The mask leaves no outline, which would bring more.
-    assert error < 0.9 * start
+    assert error < 0.5 * start
     exact = pair.aligned(truth)
     np.testing.assert_allclose(exact.moving_landmarks, exact.fixed_landmarks)
     inside = np.zeros((48, 40), bool)

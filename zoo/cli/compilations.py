@@ -18,9 +18,9 @@ FLAG = "--tf_xla_persistent_cache_directory"
 
 def keep_compilations() -> None:
     """Points TensorFlow and JAX, not yet imported, to the folder; a choice of the user's stays."""
-    folder = compilations()
     if FLAG in os.environ.get("TF_XLA_FLAGS", "") or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
+    folder = compilations()
     try:
         # Code that is run: nobody else may write it.
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

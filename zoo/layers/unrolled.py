@@ -72,10 +72,7 @@ def descend(
         def at(control, shape=shape, fixed_mask=fixed_mask, moving=moving, mask=moving_mask):
             field = bspline_expand(control, shape, spacing, order=1)
             displacement = field if integrate is None else integrate(field)
-            weight = fixed_mask
-            if mask is not None:
-                there = warp(mask, displacement)
-                weight = there if weight is None else weight * there
+            weight = _counting(fixed_mask, mask, displacement)
             return field, displacement, warp(moving, displacement), weight
 
         start = previous = control
@@ -134,10 +131,7 @@ def better(fixed, moving, first, second, masks: tuple = (None, None)):
     """
     values = []
     for displacement in (first, second):
-        weight = masks[0]
-        if masks[1] is not None:
-            there = warp(masks[1], displacement)
-            weight = there if weight is None else weight * there
+        weight = _counting(*masks, displacement)
         values.append(energy(fixed, warp(moving, displacement), displacement, weight))
     ends = (-1, *(1,) * (len(fixed.shape) - 1))
     return ops.where(ops.reshape(values[1] >= values[0], ends), first, second)
@@ -165,6 +159,14 @@ def _best(start, end, at: Callable, fixed):
         best = ops.where(ops.reshape(now >= lowest, ends), best, control)
         lowest = ops.minimum(now, lowest)
     return best
+
+
+def _counting(fixed_mask, moving_mask, displacement):
+    """Where residuals count, `[batch, *spatial, 1]`; None is everywhere."""
+    if moving_mask is None:
+        return fixed_mask
+    there = warp(moving_mask, displacement)
+    return there if fixed_mask is None else fixed_mask * there
 
 
 def _pyramid(image, mask, levels: int) -> list[tuple]:

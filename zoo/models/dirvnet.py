@@ -183,7 +183,6 @@ class DIRVNet(Registration):
         self.options = types.SimpleNamespace(**given)
         self.channels, self.similarity = channels, similarity
         # The models of old, which name other intensities, stay as they were.
-        self.doubts: list[str] = []
         self._doubted = Found()
         self.careful = intensities == "robust"
         self.local = NEIGHBOURHOODS.get((intensities, dims))

@@ -142,7 +142,6 @@ class DiVRoC(Registration):
             for k, stage in enumerate(self.schedule)
         ]
         self._given: tuple[np.ndarray, ...] | None = None  # points, their flow and weights
-        self.doubts: list[str] = []
         self.built = True
 
     def get_config(self):

@@ -71,7 +71,7 @@ _tracing = threading.local()  # `plain` while a graph of plain operations is tra
 
 
 @contextlib.contextmanager
-def _plainly(plain: bool = True) -> Iterator[None]:
+def _plainly(plain: bool) -> Iterator[None]:
     """Whether the kernels within are operations of the graph around them, without XLA."""
     before = getattr(_tracing, "plain", False)
     _tracing.plain = plain

@@ -47,6 +47,10 @@ class Measured:
 
     def results(self) -> dict[str, float]:
         """The numbers of `measure`."""
+        return dict(self._results)
+
+    @cached_property
+    def _results(self) -> dict[str, float]:
         measures = [_landmark_errors] if self.pair.fixed_landmarks is not None else []
         measures.append(_overlap_and_likeness if self.pair.is_images else _chamfer)
         results = {

@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 
 from zoo.losses import MutualInformation
 from zoo.registration.measure import Measured
+from zoo.registration.trust import folds
 
 PROBES = 2000  # points, drawn with a seed, that suffice for shares and percentiles
 FOLDED = 0.5  # per cent
@@ -80,15 +81,8 @@ class Quality:
         return {
             "inverse_error": float(np.percentile(missed, 95)),
             "alone_percent": 100.0 * float(max(alone)),
-            "folds_percent": 100.0 * float(np.mean(self._determinants(moved, unit) <= 0)),
+            "folds_percent": folds(measured.transform.pull, moved, STEP * unit),
         }
-
-    def _determinants(self, moved: np.ndarray, unit: float) -> np.ndarray:
-        """Of the Jacobian of `pull` at points `[n, rank]`, by central differences."""
-        pull, rank = self.measured.transform.pull, moved.shape[1]
-        sides = STEP * unit * np.eye(rank)
-        columns = [(pull(moved + side) - pull(moved - side)) / (2 * STEP * unit) for side in sides]
-        return np.linalg.det(np.stack(columns, axis=-1))
 
     def _found(self):
         numbers = self.measured.results() | self.numbers
