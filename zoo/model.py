@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from zoo.ops.compiling import tensorflow_on_cpu
+from zoo.ops.compiling import replicas, tensorflow_on_cpu
 from zoo.ops.training import Released
 from zoo.ops.waiting import Compiling
 
@@ -114,7 +114,7 @@ class Model(Released):
             loss_weights: weights that replace the default ones, by term.
             jit_compile: whether XLA compiles whole training steps; "auto" does, except under
                 TensorFlow on a CPU for methods that do not set `xla_on_cpu`: convolutions are
-                faster in oneDNN, multilayer perceptrons in XLA.
+                faster in oneDNN, multilayer perceptrons in XLA. Several replicas have none.
             **kwargs: further arguments of `keras.Model.compile`.
 
         Raises:
@@ -127,7 +127,9 @@ class Model(Released):
                 f"{type(self).__name__} has {sorted(self.default_loss_weights)}."
             )
         self._terms.weights = {**self.default_loss_weights, **(loss_weights or {})}
-        if jit_compile == "auto" and tensorflow_on_cpu():
+        if jit_compile == "auto" and replicas() > 1:
+            jit_compile = False  # XLA cannot reach the variables of another replica
+        elif jit_compile == "auto" and tensorflow_on_cpu():
             jit_compile = self.xla_on_cpu
         if optimizer is None:
             optimizer = self.default_optimizer()

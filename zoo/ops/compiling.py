@@ -20,6 +20,15 @@ def on_accelerator() -> bool:
     return any(not device.startswith("cpu") for device in keras.distribution.list_devices())
 
 
+def replicas() -> int:
+    """How many copies of a model are trained at once, under a strategy of TensorFlow; else 1."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
 def compiled(function: Callable, layer: keras.layers.Layer) -> Callable:
     """Compiles `function(points)`, which calls `layer`, for repeated use outside of `fit`.
 
