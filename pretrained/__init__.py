@@ -26,11 +26,12 @@ from pretrained.store import (
     locate,
     verify,
 )
-from pretrained.writer import check, rehash, write
+from pretrained.writer import LONGEST_NAME, check, rehash, write
 
 __all__ = [
     "FORMAT",
     "GOLDEN",
+    "LONGEST_NAME",
     "WEIGHTS",
     "FetchError",
     "IntegrityError",
