@@ -35,6 +35,7 @@ ALLOWED = {
     "zoo.surface": "ops metrics data geometry model registration",
     "zoo.models": "ops layers losses metrics data geometry model transform registration surface",
     "zoo.catalogue": "registry",
+    "zoo.saving": "catalogue",
     "zoo.api": "registry pretrained catalogue ops registration",
     "zoo.view": "ops geometry io transform data registration",
 }

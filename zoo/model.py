@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import types
+import warnings
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from zoo.ops.compiling import replicas, tensorflow_on_cpu
+from zoo.ops.compiling import replicas, require_float32, tensorflow_on_cpu
 from zoo.ops.stored import check_archive, check_weights
 from zoo.ops.training import Released
 from zoo.ops.waiting import Compiling
@@ -50,7 +51,16 @@ class Model(Released):
         keras.saving.register_keras_serializable(package=package)(cls)
 
     def __init__(self, **kwargs):
+        require_float32()
         super().__init__(**kwargs)
+        policy = keras.config.dtype_policy()
+        if policy.compute_dtype != self.compute_dtype:
+            warnings.warn(
+                f"{type(self).__name__} computes in {self.compute_dtype}, since coordinates need "
+                f"its digits: the global policy {policy.name!r} is not applied.",
+                UserWarning,
+                stacklevel=2,
+            )
         # In a namespace, because Keras would write metrics it finds in attributes to weight files.
         self._terms = types.SimpleNamespace(
             weights=dict(self.default_loss_weights),
@@ -173,6 +183,10 @@ class Model(Released):
             total = total + self._terms.weights[name] * value
         return total
 
+    def __call__(self, *args, **kwargs):
+        require_float32()
+        return super().__call__(*args, **kwargs)
+
     def fit(self, x=None, y=None, *, callbacks=None, **kwargs):
         """Trains on a container of the zoo, or on anything that `keras.Model.fit` takes.
 
@@ -186,16 +200,19 @@ class Model(Released):
             self.compile()
         if x is None or isinstance(x, str | Path | list):
             raise ValueError(
-                f"x must be a container such as zoo.Scan or zoo.Pair (their `read` takes paths), "
-                f"an array or a data set, not {x!r:.60}."
+                "x must be a container such as zoo.Scan or zoo.Pair (their `read` takes paths), of "
+                "registrations a list of pairs (zoo.data.pairs.PairDataset), an array or a data "
+                f"set, not {x!r:.60}."
             )
-        options = {name: kwargs[name] for name in self.prepare_options if name in kwargs}
+        given = {name: kwargs.get(name) for name in self.prepare_options}
+        # None is what Keras takes for an option that is left out.
+        options = {name: value for name, value in given.items() if value is not None}
         dataset = self.prepare(x, **options)
         if kwargs.get("validation_data") is not None:
             validation = self.prepare(kwargs["validation_data"], validation=True, **options)
             kwargs["validation_data"] = validation
         if dataset is not x:
-            kwargs = {name: value for name, value in kwargs.items() if name not in options}
+            kwargs = {name: value for name, value in kwargs.items() if name not in given}
         if hasattr(dataset, "epoch"):
             # The zoo's data sets shuffle by seed and epoch. Keras would shuffle them once more,
             # from a generator whose state a resumed run does not have.
