@@ -23,6 +23,7 @@ from zoo.cli.shared import (
     model_of,
     place,
     require_task,
+    source,
 )
 
 # Only for networks that are trained on pairs.
@@ -43,7 +44,7 @@ def add_parsers(commands):
     sub.add_argument("model", help="a method ('igr') or a preset to start from ('igr.bunny')")
     sub.add_argument(
         "data",
-        type=place,
+        type=source,
         help="a scan; for a registration a .csv of pairs with the columns fixed, moving and "
         "optional companions, or a folder of images of which all pairs are taken",
     )
@@ -90,7 +91,7 @@ def add_parsers(commands):
     )
     pairs.add_argument(
         "--labels",
-        type=place,
+        type=source,
         help="folder of label images to learn from, of the same names as the images",
     )
 
@@ -279,7 +280,7 @@ def _share_or_place(text: str) -> float | Path:
     try:
         share = float(text)
     except ValueError:
-        return place(text)
+        return source(text)
     if not 0 < share < 1:
         raise argparse.ArgumentTypeError(f"must be a share between 0 and 1, or data, not {text!r}")
     return share
