@@ -225,11 +225,16 @@ class Transform:
             FileNotFoundError: if there is no such file.
             ValueError: for a file that is no transform.
         """
-        from zoo.io.images import VOLUME_SUFFIXES, image_suffix, read_field
+        from zoo.io.images import VOLUME_SUFFIXES, image_suffix, moves_points, read_field
         from zoo.io.transforms import read_transform
 
         if image_suffix(path) in VOLUME_SUFFIXES:
-            return Dense(*read_field(path))
+            field = Dense(*read_field(path))
+            if not moves_points(path):
+                return field
+            bend = Inverse(field)
+            bend.fixed_grid = field.fixed_grid
+            return bend
         parts = [
             Affine(*values) if kind == "affine" else Dense(*values)
             for kind, values in read_transform(path)

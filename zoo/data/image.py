@@ -78,7 +78,7 @@ class Image:
 
     @classmethod
     def read(cls, path: str | Path) -> Image:
-        """Reads .nii, .nii.gz, .mha, .mhd, .nrrd, or a picture; see `zoo.io.images.read_image`.
+        """Reads a volume (.nii.gz, .mha, .nrrd ...) or a picture; see `zoo.io.images.read_image`.
 
         Raises:
             FileNotFoundError: if there is no such file.

@@ -94,12 +94,12 @@ class Pair:
         """Reads a pair; the suffixes say whether it is one of images or of clouds.
 
         Landmarks that both files number or name are matched by that; see
-        `zoo.io.landmarks.read_common_landmarks`. Voxels of .mha and .nrrd that are NaN or
-        infinite are left out by the mask of their image, with a warning.
+        `zoo.io.landmarks.read_common_landmarks`. Voxels that are NaN or infinite
+        are left out by the mask of their image, with a warning.
 
         Args:
-            fixed: .nii, .nii.gz, .mha, .mhd, .nrrd; .png, .jpg, .tif, .bmp; or .ply, .obj, .stl,
-                .off, .xyz, .npy, .npz, .vtk.
+            fixed: .nii, .nii.gz, .hdr, .mha, .mhd, .nrrd, .nhdr; .png, .jpg, .tif, .bmp; or .ply,
+                .obj, .stl, .off, .xyz, .npy, .npz, .vtk.
             moving: likewise.
             name: for messages and pictures.
             **companions: paths under the names of the attributes. `fixed_mask`, `moving_mask`
