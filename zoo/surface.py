@@ -6,10 +6,13 @@ stores that frame and speaks the units of the scan to the outside.
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from keras import ops
 from scipy.spatial import cKDTree
 
+from zoo.data.orientation import doubts_of_normals
 from zoo.data.scan import Scan, as_scan
 from zoo.metrics import surface as surface_metrics
 from zoo.model import Model
@@ -93,7 +96,8 @@ class Surface(Model):
     def prepare(self, data, validation: bool = False, **options):
         """A scan (or mesh, array of points, dict of `points` and `normals`) as batches.
 
-        The bounding box of the scan becomes the frame of the model.
+        The bounding box of the scan becomes the frame of the model. Vertices of a mesh that no face
+        uses are left out. A warning says where normals point inward or contradict their neighbours.
 
         Args:
             data: the scan; a data set of batches is returned as it came.
@@ -108,6 +112,10 @@ class Surface(Model):
         if scan is None:
             return data
         self._check_dims(scan)
+        scan = scan.without_unused()
+        if scan.normals is not None and not validation:
+            for doubt in doubts_of_normals(scan.points, scan.normals):
+                warnings.warn(f"{scan.name!r}: {doubt}.", UserWarning, stacklevel=4)
         centre, scale = (self._centre, self._scale) if validation else scan.frame
         batches = self.batches(scan, (centre, scale), **options)
         # Only after the scan was accepted: a refused fit leaves the model as it was.
