@@ -235,10 +235,11 @@ class Transform:
             bend = Inverse(field)
             bend.fixed_grid = field.fixed_grid
             return bend
-        parts = [
-            Affine(*values) if kind == "affine" else Dense(*values)
-            for kind, values in read_transform(path)
-        ]
+        parts = read_transform(path)
+        try:
+            parts = [Affine(*v) if kind == "affine" else Dense(*v) for kind, v in parts]
+        except ValueError as error:
+            raise ValueError(f"path: {Path(path).name!r} is no transform: {error}") from error
         return parts[0] if len(parts) == 1 else Composed(parts)
 
     def _grid(self, grid: Grid | None) -> Grid:
@@ -439,10 +440,20 @@ class Velocity(Transform):
         velocity: `[*spatial, rank]` in voxels of the grid.
         grid: its grid, in the fixed space.
         steps: of scaling and squaring.
+
+    Raises:
+        ValueError: for a velocity that does not fit the grid or is not finite.
     """
 
     def __init__(self, velocity, grid: Grid, steps: int = 7):
         self.velocity = np.asarray(velocity, dtype=np.float32)
+        if self.velocity.shape != (*grid.shape, grid.rank):
+            raise ValueError(
+                f"velocity must have the shape {(*grid.shape, grid.rank)} of the grid, not "
+                f"{self.velocity.shape}."
+            )
+        if not np.isfinite(self.velocity).all():
+            raise ValueError("velocity must be finite; it holds NaN or infinite values.")
         self.fixed_grid, self.steps = grid, steps
 
     @cached_property
@@ -757,14 +768,21 @@ def _points(points, rank: int | None) -> np.ndarray:
         raise TypeError(
             f"points must be an array {wanted}, not a {type(points).__name__}; give its .points."
         )
-    points = np.asarray(points, dtype=np.float64)
+    points = np.asarray(points)
+    if points.dtype.kind not in "uif":
+        raise ValueError(f"points must hold real numbers {wanted}, not {points.dtype}.")
     if points.ndim != 2 or points.shape[1] not in ranks:
         raise ValueError(f"points must have the shape {wanted}, not {points.shape}.")
-    return points
+    return points.astype(np.float64, copy=False)
 
 
 def _interpolate(array: np.ndarray, indices: np.ndarray, order: str) -> np.ndarray:
     """Values `[n, channels]` of an array `[*spatial, channels]` at indices `[n, rank]`."""
+    if order == "nearest" and array.dtype == np.float64:
+        # Labels that float32 does not hold: their ranks do as well.
+        known, ranks = np.unique(array, return_inverse=True)
+        ranks = ranks.reshape(array.shape).astype(np.float32)
+        return known[np.rint(_interpolate(ranks, indices, order)).astype(int)]
     if len(indices) < COMPILED_FROM:
         from scipy.ndimage import map_coordinates
 

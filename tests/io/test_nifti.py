@@ -197,6 +197,7 @@ def test_microns_are_converted_as_by_itk(tmp_path):
 
 
 @pytest.mark.parametrize("intent", [1006, 1007])
+@pytest.mark.filterwarnings("ignore:.*by its pixdim")
 def test_vectors_are_turned_as_by_itk(tmp_path, intent):
     vectors = np.random.default_rng(0).normal(size=(5, 6, 4, 1, 3)).astype("<f4")
     path = nifti(tmp_path / "field.nii", vectors, sform=affine(np.eye(3)), intent=intent)
@@ -244,13 +245,14 @@ NAN = float("nan")
     ],
 )
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
-@pytest.mark.filterwarnings("ignore:.*does not say where")
+@pytest.mark.filterwarnings("ignore:.*(does not say where|by its pixdim)")
 def test_hostile_headers(tmp_path, suffix, options, message):
     path = nifti(tmp_path / f"bad{suffix}", **options)
     with pytest.raises(ValueError, match=rf"'bad{suffix}'.*{message}"):
         Image.read(path)
 
 
+@pytest.mark.filterwarnings("ignore:.*by its pixdim")
 def test_short_headers(tmp_path):
     whole = nifti(tmp_path / "whole.nii", sform=np.eye(4)).read_bytes()
     for count in (0, 3, 4, 40, 200, 347, 351):

@@ -11,6 +11,7 @@ import numpy as np
 from zoo.geometry import Grid
 from zoo.ops.arguments import one_of
 
+EXACT = 2**24  # up to which float32 holds every whole number
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
@@ -20,7 +21,8 @@ class Image:
 
     Attributes:
         array: float32 `[*spatial, channels]`; `[*spatial]` is taken as one channel. Axis i is
-            axis i of ITK: x, y, z.
+            axis i of ITK: x, y, z. Whole numbers that float32 does not hold, such as labels above
+            2^24, make it float64.
         grid: where the voxels are in the world.
         name: for messages and pictures.
 
@@ -39,7 +41,7 @@ class Image:
         array = np.asarray(self.array)
         if array.dtype.kind not in "buif":
             raise ValueError(f"array must hold real numbers, not {array.dtype}.")
-        array = array.astype(np.float32, copy=False)
+        array = _held(array)
         if array.ndim == self.grid.rank:
             array = array[..., None]
         if array.ndim != self.grid.rank + 1 or array.shape[:-1] != self.grid.shape:
@@ -107,10 +109,13 @@ class Image:
         Raises:
             ValueError: as the constructor; and where nothing is finite.
         """
-        array = np.array(array, dtype=np.float32)
+        array = np.asarray(array)
+        if array.dtype.kind != "f":
+            return cls(array, grid, name), None
         finite = np.isfinite(array)
         if finite.all():
             return cls(array, grid, name), None
+        array = array.copy()
         if not finite.any():
             raise ValueError("array must hold finite values; all are NaN or infinite.")
         array[~finite] = array[finite].min()
@@ -230,6 +235,26 @@ class Image:
         count = self.channels
         weights = LUMINANCE if count == 3 else np.full(count, 1 / count)
         return Image(self.array @ np.asarray(weights, np.float32), self.grid, self.name)
+
+
+def _held(array: np.ndarray) -> np.ndarray:
+    """The array in float32, or in float64 where whole numbers would change in float32."""
+    if array.dtype.itemsize <= 2 or array.dtype == np.float32 or not array.size:
+        return array.astype(np.float32, copy=False)
+    # As Python's numbers, for the largest unsigned ones have no sign to lose.
+    low, high = array.min().item(), array.max().item()
+    with np.errstate(over="ignore"):
+        single = array.astype(np.float32)
+    if not max(abs(low), abs(high)) > EXACT or np.array_equal(single, array):
+        return single
+    if array.dtype.kind == "f" and not np.array_equal(array, np.rint(array)):
+        return single
+    if max(abs(low), abs(high)) > 2**53:
+        raise ValueError(
+            f"array holds whole numbers up to {max(abs(low), abs(high))}, of which floats hold "
+            "those up to 2^53."
+        )
+    return array.astype(np.float64)
 
 
 def resample_array(

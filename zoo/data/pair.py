@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo.data.image import Image, resample_array, smoothed
+from zoo.data.image import EXACT, Image, resample_array, smoothed
 from zoo.data.scan import READABLE, Scan, as_scan
 from zoo.geometry import Grid
 
@@ -206,7 +206,7 @@ class Pair:
         for key, dtype in (("moving_mask", bool), ("moving_labels", np.int32)):
             values = getattr(self, key)
             if values is not None:
-                values = Image(values[..., None].astype(np.float32), self.moving.grid)
+                values = Image(values, self.moving.grid)
                 moved = sampled.warp(values, order="nearest").array[..., 0]
                 changes[key] = np.rint(moved).astype(dtype)
         with warnings.catch_warnings():
@@ -243,8 +243,9 @@ class Pair:
     def arrays(self) -> dict[str, np.ndarray]:
         """The pair as a batch of one, float32, for a model.
 
-        Images come on the fixed grid. Landmarks of images are given in voxels of that grid, the
-        unit of displacements; those of clouds in world units.
+        Labels that float32 does not hold stay int32. Images come on the fixed grid. Landmarks of
+        images are given in voxels of that grid, the unit of displacements; those of clouds in world
+        units.
 
         Returns:
             `fixed` and `moving` `[1, *spatial, channels]` (clouds: `[1, n, dims]` and
@@ -266,7 +267,7 @@ class Pair:
                 result[f"{side}_landmarks"] = in_voxels(points)
         if pair.weights is not None:
             result["weights"] = pair.weights
-        return {key: np.asarray(value, np.float32)[None] for key, value in result.items()}
+        return {key: np.asarray(value, _kind(key, value))[None] for key, value in result.items()}
 
     # Checks
 
@@ -323,10 +324,19 @@ class Pair:
                 raise ValueError(
                     f"{key} must have the shape {shape} of {side}, not {values.shape}."
                 )
-            if values.dtype.kind not in "bui" and not np.array_equal(values, np.rint(values)):
+            whole = values.dtype.kind in "bui"
+            if not whole and values.dtype.kind == "f":
+                whole = np.array_equal(values, np.rint(values)) and np.isfinite(values).all()
+            if not whole:
                 raise ValueError(f"{key} must hold whole numbers; it holds {values.dtype} others.")
-            if key.endswith("mask") and not values.any():
-                raise ValueError(f"{key} is empty: it leaves nothing of {data.name!r}.")
+            low, high = values.min().item(), values.max().item()
+            if key.endswith("mask"):
+                if low < 0:
+                    raise ValueError(f"{key} must not be negative; its smallest value is {low}.")
+                if high == 0:
+                    raise ValueError(f"{key} is empty: it leaves nothing of {data.name!r}.")
+            elif max(-low, high) >= 2**31:
+                raise ValueError(f"{key} must fit into 32 bits; they span {low} to {high}.")
             object.__setattr__(self, key, values.astype(dtype))
 
     def _check_landmarks(self):
@@ -335,7 +345,10 @@ class Pair:
             key = f"{side}_landmarks"
             if getattr(self, key) is None:
                 continue
-            points = np.asarray(getattr(self, key), dtype=np.float64)
+            points = np.asarray(getattr(self, key))
+            if points.dtype.kind not in "uif":
+                raise ValueError(f"{key} must hold real numbers, not {points.dtype}.")
+            points = points.astype(np.float64)
             if points.ndim != 2 or points.shape[1] != self.rank or not len(points):
                 raise ValueError(f"{key} must have the shape [n, {self.rank}], not {points.shape}.")
             if not np.isfinite(points).all():
@@ -366,7 +379,10 @@ class Pair:
         if self.is_images and self.fixed_landmarks is None:
             raise ValueError("weights belong to landmarks, and this pair of images has none.")
         count = len(self.fixed_landmarks if self.is_images else self.moving)
-        weights = np.asarray(self.weights, dtype=np.float64)
+        weights = np.asarray(self.weights)
+        if weights.dtype.kind not in "uif":
+            raise ValueError(f"weights must be real numbers, not {weights.dtype}.")
+        weights = weights.astype(np.float64)
         if weights.shape != (count,):
             raise ValueError(f"weights must have the shape {(count,)}, not {weights.shape}.")
         if not np.isfinite(weights).all() or weights.min() < 0 or not weights.any():
@@ -398,6 +414,11 @@ class LazyPairs(Sequence):
 
 
 COMPANIONS = tuple(f.name for f in fields(Pair) if f.name not in ("fixed", "moving", "name"))
+
+
+def _kind(key: str, values: np.ndarray) -> type:
+    large = key.endswith("_labels") and max(-int(values.min()), int(values.max())) > EXACT
+    return np.int32 if large else np.float32
 
 
 def _as_data(data, side: str) -> Image | Scan:
@@ -471,6 +492,6 @@ def _read_column(path: str | Path, argument: str) -> np.ndarray:
     try:
         binary = path.suffix.lower() == ".npy"
         values = np.load(path, allow_pickle=False) if binary else np.loadtxt(path, ndmin=1)
-    except ValueError as error:
+    except (ValueError, EOFError, OSError) as error:
         raise ValueError(f"{argument}: {path.name!r} is no list of numbers: {error}") from error
     return values

@@ -101,7 +101,10 @@ class PairDataset(keras.utils.PyDataset):
                     f"pairs of a batch must have one size: {key} of pair {chosen[0]} has the shape "
                     f"{shapes[0]}, of pair {k} {shape}; give shape=, or use batch_size=1."
                 )
-        return np.concatenate([arrays[key] for arrays in batch])
+        joined = [arrays[key] for arrays in batch]
+        if any(each.dtype == np.int32 for each in joined):
+            joined = [each.astype(np.int32) for each in joined]
+        return np.concatenate(joined)
 
     def _placed(self, pair: Pair) -> Pair:
         if not pair.is_images:
@@ -220,10 +223,16 @@ def read_table(path: str | Path) -> LazyPairs:
     from zoo.io import existing
 
     path = existing(path)
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = set(reader.fieldnames or ())
-        rows = list(reader)
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            fields = list(reader.fieldnames or ())
+            rows = list(reader)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"path: {path.name!r} is no readable table: {error}") from error
+    columns = set(fields)
+    if len(columns) < len(fields):
+        raise ValueError(f"path: {path.name!r} has a column twice; its header is {fields}.")
     known = {"fixed", "moving", "name", *COMPANIONS}
     if not {"fixed", "moving"} <= columns <= known:
         raise ValueError(
@@ -235,6 +244,11 @@ def read_table(path: str | Path) -> LazyPairs:
         raise ValueError(f"path: {path.name!r} lists no pairs.")
     makers = []
     for number, row in enumerate(rows, start=1):
+        if None in row:
+            raise ValueError(
+                f"path: row {number} of {path.name!r} has more cells than the header has columns, "
+                f"{len(fields)}."
+            )
         given = {key: value.strip() for key, value in row.items() if value and value.strip()}
         name = given.pop("name", None)
         if not {"fixed", "moving"} <= set(given):

@@ -117,9 +117,9 @@ class Scan:
         if suffix not in READABLE:
             known = ", ".join(READABLE)
             raise ValueError(f"path: cannot read {path.name!r}; the suffix must be one of {known}.")
-        if suffix == ".vtk":
-            return cls(read_vtk_points(path), name=path.stem)
         try:
+            if suffix == ".vtk":
+                return cls(read_vtk_points(path), name=path.stem)
             parts = _read_scan(path) if suffix in MESH_SUFFIXES else _read_table(path, suffix)
             return cls(**parts, name=path.stem)
         except Exception as error:

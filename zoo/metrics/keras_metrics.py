@@ -148,5 +148,9 @@ class FoldPercentage(_PairMean):
         from zoo.ops.derivatives import jacobian_determinant
 
         (field,) = _floats(y_pred)
-        folded = ops.cast(jacobian_determinant(field) <= 0, "float32")
+        determinant = jacobian_determinant(field)
+        # A field of NaN has no folds that could be counted; the mean says so.
+        folded = ops.where(
+            ops.isfinite(determinant), ops.cast(determinant <= 0, "float32"), float("nan")
+        )
         self._add(*_weighted_mean(100.0 * folded, sample_weight))

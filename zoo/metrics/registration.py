@@ -12,8 +12,15 @@ from zoo.ops.arguments import one_of, positive
 SDLOGJ_DEFINITIONS = ("clipped", "positive")
 
 
+def _reals(name: str, values) -> np.ndarray:
+    array = np.asarray(values)
+    if array.dtype.kind not in "uif":
+        raise ValueError(f"{name} must hold real numbers, not {array.dtype}.")
+    return array.astype(np.float64)
+
+
 def _distances(first, second, names: tuple[str, str]) -> np.ndarray:
-    first, second = np.asarray(first, float), np.asarray(second, float)
+    first, second = (_reals(*each) for each in zip(names, (first, second), strict=True))
     if first.shape != second.shape or first.ndim < 2 or first.shape[-1] not in (2, 3):
         raise ValueError(
             f"{names[0]} and {names[1]} must have the same shape [..., 2 or 3], not "
@@ -210,7 +217,7 @@ def hausdorff95(
 
 
 def _selected(determinant, mask, border: int) -> np.ndarray:
-    determinant = np.asarray(determinant, float)
+    determinant = _reals("determinant", determinant)
     if mask is not None:
         mask = np.asarray(mask)
         if mask.shape != determinant.shape:
@@ -224,6 +231,12 @@ def _selected(determinant, mask, border: int) -> np.ndarray:
             f"determinant must have voxels inside of the mask and of border={border}, "
             f"but none of its shape {determinant.shape} is left."
         )
+    bad = values.size - np.count_nonzero(np.isfinite(values))
+    if bad:
+        # NaN is neither above nor below zero: it would pass for a field without folds.
+        raise ValueError(
+            f"determinant must be finite; {bad} of {values.size} values are NaN or infinite."
+        )
     return values
 
 
@@ -236,7 +249,7 @@ def fold_percentage(determinant, mask=None, border: int = 0) -> float:
         border: voxels to leave out along every face.
 
     Raises:
-        ValueError: for a mask of another shape or no voxel left.
+        ValueError: for a mask of another shape, no voxel left, or values that are not finite.
     """
     return float(100.0 * (_selected(determinant, mask, border) <= 0).mean())
 
@@ -263,7 +276,8 @@ def sd_log_jacobian(determinant, mask=None, definition: str = "clipped", border:
         The standard deviation of the population; NaN if "positive" has no voxel to use.
 
     Raises:
-        ValueError: for an unknown definition, a mask of another shape or no voxel left.
+        ValueError: for an unknown definition, a mask of another shape, no voxel left, or values
+            that are not finite.
     """
     one_of("definition", definition, SDLOGJ_DEFINITIONS)
     values = _selected(determinant, mask, border)
