@@ -356,7 +356,7 @@ class Affine(Transform):
         fixed_grid: the fixed image's grid, if there is one.
 
     Raises:
-        ValueError: for shapes that do not fit, or a singular matrix.
+        ValueError: for shapes that do not fit, values that are not finite, or a singular matrix.
     """
 
     def __init__(self, matrix, offset, fixed_grid: Grid | None = None):
@@ -368,6 +368,8 @@ class Affine(Transform):
                 f"matrix and offset must be [rank, rank] and [rank], rank 2 or 3, not "
                 f"{self.matrix.shape} and {self.offset.shape}."
             )
+        if not (np.isfinite(self.matrix).all() and np.isfinite(self.offset).all()):
+            raise ValueError("matrix and offset must be finite; they hold NaN or infinite values.")
         if not np.linalg.cond(self.matrix) < 1e12:
             raise ValueError("matrix is singular: the transform would have no inverse.")
         self.fixed_grid = fixed_grid

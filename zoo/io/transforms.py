@@ -40,7 +40,7 @@ def read_transform(path: str | Path) -> list[Part]:
     path = existing(path)
     try:
         whole = sitk.ReadTransform(str(path))
-    except RuntimeError as error:
+    except (RuntimeError, UnicodeDecodeError) as error:  # ITK quotes the file in its messages
         reason = str(error).strip().splitlines()[-1]
         raise ValueError(f"path: {path.name!r} is not a readable transform: {reason}") from error
     return _parts(sitk, whole, path)
