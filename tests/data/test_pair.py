@@ -75,7 +75,7 @@ def test_labels_of_any_value_stay_what_they_are():
     finer = whole.resample(Grid((16, 9), (1, 2)), "nearest")
     np.testing.assert_array_equal(finer.array[::2, :, 0], labels)
     assert Image.from_array(labels / 3).array.dtype == np.float32
-    with pytest.raises(ValueError, match=r"up to 2\^53"):
+    with pytest.raises(ValueError, match=r"of those above 2\^53"):
         Image.from_array(np.array([[0, 2**60 + 1]]))
     with pytest.raises(ValueError, match="fixed_labels must fit into 32 bits"):
         Pair(image(), image(seed=1), fixed_labels=labels.astype(np.int64) * 4)
@@ -150,7 +150,7 @@ def test_on_fixed_grid_keeps_the_world():
         ),
         (
             lambda: Pair(Scan(np.eye(3)), Scan(np.eye(3)), weights=np.ones(3) + 0j),
-            "weights must be real numbers, not complex128",
+            "weights must hold real numbers, not complex128",
         ),
         (lambda: Pair(image(), Scan(np.eye(3))), "one kind, not Image and Scan"),
         (lambda: Pair(image(), "moving.png"), r"moving must be.*not str.*Pair\.read"),

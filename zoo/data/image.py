@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo.geometry import Grid
-from zoo.ops.arguments import one_of
+from zoo.geometry import Grid, real_array
+from zoo.ops.arguments import increasing, one_of
 
 EXACT = 2**24  # up to which float32 holds every whole number
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -179,6 +179,10 @@ class Image:
             ValueError: for grids of different rank or an unknown order.
         """
         one_of("order", order, ("linear", "nearest"))
+        if not isinstance(grid, Grid):
+            raise TypeError(f"grid must be a zoo.Grid, not {type(grid).__name__}.")
+        if outside is not None:
+            _number("outside", outside)
         if grid == self.grid:
             return self
         array = self.array
@@ -200,7 +204,7 @@ class Image:
         Raises:
             ValueError: for a shape of another rank or without voxels.
         """
-        fill = float(self.array.min()) if fill is None else fill
+        fill = float(self.array.min()) if fill is None else _number("fill", fill)
         array, start = fit_array(self.array, shape, fill)
         return Image(array, self.grid.window(start, array.shape[:-1]), self.name)
 
@@ -217,7 +221,7 @@ class Image:
         Raises:
             ValueError: for percentiles out of order, or a constant image.
         """
-        low, high = percentiles
+        low, high = increasing("percentiles", percentiles)
         if not 0 <= low < high <= 100:
             raise ValueError(f"percentiles must ascend within 0 and 100, not {percentiles}.")
         low, high = np.percentile(self.array, [low, high])
@@ -237,24 +241,30 @@ class Image:
         return Image(self.array @ np.asarray(weights, np.float32), self.grid, self.name)
 
 
+def _number(argument: str, value) -> float:
+    number = real_array(argument, value)
+    if number.ndim or not np.isfinite(number):
+        raise ValueError(f"{argument} must be a finite number, not {value!r:.60}.")
+    return float(number)
+
+
 def _held(array: np.ndarray) -> np.ndarray:
     """The array in float32, or in float64 where whole numbers would change in float32."""
     if array.dtype.itemsize <= 2 or array.dtype == np.float32 or not array.size:
         return array.astype(np.float32, copy=False)
     # As Python's numbers, for the largest unsigned ones have no sign to lose.
-    low, high = array.min().item(), array.max().item()
+    largest = max(abs(array.min().item()), abs(array.max().item()))
+    whole = array.dtype.kind != "f"
+    if whole and largest > 2**53:
+        raise ValueError(
+            f"array holds whole numbers up to {largest}; of those above 2^53 floats hold few."
+        )
     with np.errstate(over="ignore"):
         single = array.astype(np.float32)
-    if not max(abs(low), abs(high)) > EXACT or np.array_equal(single, array):
+    if not EXACT < largest <= 2**53 or np.array_equal(single, array):
         return single
-    if array.dtype.kind == "f" and not np.array_equal(array, np.rint(array)):
-        return single
-    if max(abs(low), abs(high)) > 2**53:
-        raise ValueError(
-            f"array holds whole numbers up to {max(abs(low), abs(high))}, of which floats hold "
-            "those up to 2^53."
-        )
-    return array.astype(np.float64)
+    whole = whole or np.array_equal(array, np.rint(array))
+    return array.astype(np.float64) if whole else single
 
 
 def resample_array(
@@ -310,9 +320,11 @@ def fit_array(array: np.ndarray, shape: Sequence[int], fill) -> tuple[np.ndarray
     Raises:
         ValueError: for a shape with more axes than the array, or without entries.
     """
-    shape = tuple(int(size) for size in shape)
-    if not 0 < len(shape) <= array.ndim or min(shape) < 1 or array.ndim - len(shape) > 1:
+    sizes = real_array("shape", shape).reshape(-1)
+    whole = ((sizes >= 1) & (sizes % 1 == 0)).all()
+    if not 0 < len(sizes) <= array.ndim or not whole or array.ndim - len(sizes) > 1:
         raise ValueError(f"shape must hold a positive number for each spatial axis, not {shape}.")
+    shape = tuple(int(size) for size in sizes)
     old = np.asarray(array.shape[: len(shape)])
     start = (old - np.asarray(shape)) // 2
     first, last = np.maximum(start, 0), np.minimum(start + shape, old)

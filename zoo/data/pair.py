@@ -11,7 +11,8 @@ import numpy as np
 
 from zoo.data.image import EXACT, Image, resample_array, smoothed
 from zoo.data.scan import READABLE, Scan, as_scan
-from zoo.geometry import Grid
+from zoo.geometry import Grid, real_array
+from zoo.ops.arguments import one_of
 
 EXTENT_RATIO = 50  # clouds that differ by more are probably in different units
 
@@ -153,6 +154,8 @@ class Pair:
         """
         if not self.is_images:
             raise ValueError("on_fixed_grid needs a pair of images; this is one of clouds.")
+        if outside is not None:
+            real_array("outside", outside)
         grid, source = self.fixed.grid, self.moving.grid
         if grid == source:
             return self
@@ -220,6 +223,7 @@ class Pair:
         Args:
             side: "fixed" or "moving".
         """
+        one_of("side", side, ("fixed", "moving"))
         counts = np.ones(len(getattr(self, side)), bool)
         mask = getattr(self, f"{side}_mask")
         if mask is not None:
@@ -335,7 +339,7 @@ class Pair:
                     raise ValueError(f"{key} must not be negative; its smallest value is {low}.")
                 if high == 0:
                     raise ValueError(f"{key} is empty: it leaves nothing of {data.name!r}.")
-            elif max(-low, high) >= 2**31:
+            elif low < -(2**31) or high >= 2**31:
                 raise ValueError(f"{key} must fit into 32 bits; they span {low} to {high}.")
             object.__setattr__(self, key, values.astype(dtype))
 
@@ -345,10 +349,7 @@ class Pair:
             key = f"{side}_landmarks"
             if getattr(self, key) is None:
                 continue
-            points = np.asarray(getattr(self, key))
-            if points.dtype.kind not in "uif":
-                raise ValueError(f"{key} must hold real numbers, not {points.dtype}.")
-            points = points.astype(np.float64)
+            points = real_array(key, getattr(self, key))
             if points.ndim != 2 or points.shape[1] != self.rank or not len(points):
                 raise ValueError(f"{key} must have the shape [n, {self.rank}], not {points.shape}.")
             if not np.isfinite(points).all():
@@ -379,10 +380,7 @@ class Pair:
         if self.is_images and self.fixed_landmarks is None:
             raise ValueError("weights belong to landmarks, and this pair of images has none.")
         count = len(self.fixed_landmarks if self.is_images else self.moving)
-        weights = np.asarray(self.weights)
-        if weights.dtype.kind not in "uif":
-            raise ValueError(f"weights must be real numbers, not {weights.dtype}.")
-        weights = weights.astype(np.float64)
+        weights = real_array("weights", self.weights)
         if weights.shape != (count,):
             raise ValueError(f"weights must have the shape {(count,)}, not {weights.shape}.")
         if not np.isfinite(weights).all() or weights.min() < 0 or not weights.any():

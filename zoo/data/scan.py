@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from zoo.data.orientation import consistent_faces, repaired_normals
+from zoo.geometry import real_array
 from zoo.io import existing
 from zoo.io.meshes import MESH_SUFFIXES, load_mesh
 from zoo.io.meshes import read_mesh as read_mesh
 from zoo.io.meshes import write_mesh as write_mesh
 from zoo.io.vtk import read_vtk_points
-from zoo.ops.arguments import between
+from zoo.ops.arguments import at_least, between
 
 TABLE_SUFFIXES = (".xyz", ".npy", ".npz")
 LARGEST = 1e30
@@ -68,6 +69,8 @@ class Scan:
                 raise ValueError(f"normals must not be zero; the one of point {index} is.")
             object.__setattr__(self, "normals", normals / lengths)
         if self.faces is not None:
+            if points.shape[1] != 3:
+                raise ValueError("faces need points of 3 coordinates; these have 2.")
             object.__setattr__(self, "faces", _checked_faces(self.faces, len(points)))
 
     def __len__(self) -> int:
@@ -131,10 +134,17 @@ class Scan:
     @classmethod
     def from_mesh(cls, mesh, name: str = "mesh") -> Scan:
         """Vertices, vertex normals and faces of a `trimesh.Trimesh` as a scan; see `read`."""
+        if not (hasattr(mesh, "vertices") and hasattr(mesh, "faces")):
+            raise TypeError(f"mesh must be a trimesh.Trimesh, not {type(mesh).__name__}.")
         return cls(**_mesh_parts(mesh, name), name=name)
 
     def subset(self, indices: np.ndarray) -> Scan:
         """The points (and normals) at `indices`, as a cloud without faces."""
+        indices = np.asarray(indices)
+        if indices.dtype.kind not in "uib" or indices.ndim != 1:
+            raise ValueError(f"indices must be whole numbers or booleans [n], not {indices.dtype}.")
+        if indices.dtype.kind != "b" and (indices >= len(self)).any():
+            raise ValueError(f"indices must be below {len(self)}, not {indices.max()}.")
         normals = None if self.normals is None else self.normals[indices]
         return Scan(self.points[indices], normals, name=self.name)
 
@@ -163,6 +173,7 @@ class Scan:
             `(training, test)` clouds, both without faces.
         """
         between("test", test, 0.0, 1.0)
+        at_least("seed", seed, 0)
         whole = self.without_unused()
         order = np.random.default_rng(seed).permutation(len(whole))
         count = int(test * len(whole))
@@ -191,10 +202,7 @@ def as_scan(data) -> Scan | None:
 
 
 def _finite(values, argument: str) -> np.ndarray:
-    array = np.asarray(values)
-    if array.dtype.kind not in "uif":
-        raise ValueError(f"{argument} must hold real numbers, not {array.dtype}.")
-    array = array.astype(np.float64)
+    array = real_array(argument, values)
     bad = ~np.isfinite(array)
     if bad.any():
         raise ValueError(f"{argument} must be finite; {int(bad.sum())} values are NaN or infinite.")

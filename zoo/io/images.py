@@ -40,6 +40,8 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 def image_suffix(path: str | Path) -> str | None:
     """The suffix of a file that this module reads, in lower case (".nii.gz" whole), or None."""
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path must be a path, not {type(path).__name__}.")
     name = Path(path).name.lower()
     suffixes = sorted(VOLUME_SUFFIXES + PICTURE_SUFFIXES, key=len, reverse=True)
     return next((suffix for suffix in suffixes if name.endswith(suffix)), None)
