@@ -48,7 +48,8 @@ class Grid:
             raise ValueError(f"shape must have 2 or 3 axes, not {len(sizes)}: {self.shape}.")
         if not ((sizes >= 1) & (sizes <= LONGEST) & (sizes == np.rint(sizes))).all():
             raise ValueError(
-                f"shape must hold whole numbers of at least 1 and at most {LONGEST}, not {self.shape}."
+                f"shape must hold whole numbers of at least 1 and at most {LONGEST}, not "
+                f"{self.shape}."
             )
         shape = tuple(int(size) for size in sizes)
         rank = len(shape)
