@@ -9,7 +9,7 @@ import numpy as np
 
 from zoo.io import existing, written_whole
 from zoo.io.vtk import read_vtk_points
-from zoo.ops.arguments import between
+from zoo.ops.arguments import between, checked, real_array, shown
 
 MESH_SUFFIXES = (".ply", ".obj", ".stl", ".off")
 TABLE_SUFFIXES = (".xyz", ".npy", ".npz")
@@ -38,6 +38,8 @@ class Scan:
     name: str = field(default="scan")
 
     def __post_init__(self):
+        if not isinstance(self.name, str):
+            raise ValueError(f"name must be a word, not {shown(self.name)}.")
         points = _finite(self.points, "points")
         if points.ndim != 2 or points.shape[1] not in (2, 3):
             raise ValueError(f"points must have the shape [n, 3] or [n, 2], not {points.shape}.")
@@ -57,6 +59,8 @@ class Scan:
                 index = int(np.argmin(lengths))
                 raise ValueError(f"normals must not be zero; the one of point {index} is.")
             object.__setattr__(self, "normals", normals / lengths)
+        if self.faces is not None:
+            object.__setattr__(self, "faces", _faces(self.faces, len(points)))
 
     def __len__(self) -> int:
         return len(self.points)
@@ -125,6 +129,7 @@ class Scan:
         normals = None if self.normals is None else self.normals[indices]
         return Scan(self.points[indices], normals, name=self.name)
 
+    @checked()
     def split(self, test: float = 0.25, seed: int = 313) -> tuple[Scan, Scan]:
         """Splits the points at random into a training and a test cloud.
 
@@ -200,12 +205,24 @@ def as_scan(data) -> Scan | None:
     return None
 
 
+def _faces(faces, count: int) -> np.ndarray:
+    faces = real_array("faces", faces)
+    if faces.ndim != 2 or faces.shape[1] != 3 or faces.dtype.kind not in "iu":
+        raise ValueError(
+            f"faces must be whole numbers [m, 3], not {faces.dtype} of the shape {faces.shape}."
+        )
+    if faces.size and not 0 <= faces.min() <= faces.max() < count:
+        raise ValueError(
+            f"faces must be indices from 0 to {count - 1}, not {faces.min()} to {faces.max()}."
+        )
+    return faces.astype(np.int64, copy=False)
+
+
 def _finite(values, argument: str) -> np.ndarray:
-    array = np.asarray(values, dtype=np.float64)
-    bad = ~np.isfinite(array)
-    if bad.any():
-        raise ValueError(f"{argument} must be finite; {int(bad.sum())} values are NaN or infinite.")
-    return array
+    array = real_array(argument, values)
+    if array.dtype.kind == "b":
+        raise ValueError(f"{argument} must be numbers, not booleans.")
+    return array.astype(np.float64, copy=False)
 
 
 def _load_mesh(path: Path):
