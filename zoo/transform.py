@@ -526,7 +526,6 @@ class Mapped(Transform):
         TypeError: for what cannot be called.
     """
 
-    @checked()
     def __init__(
         self,
         pull: Callable[[np.ndarray], np.ndarray],

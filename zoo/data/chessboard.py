@@ -18,7 +18,7 @@ from zoo.data.fields import (
     random_field,
     sample_linear,
 )
-from zoo.ops.arguments import MOST, between, checked, few_enough, not_negative, one_of
+from zoo.ops.arguments import MOST, between, checked, few_enough, one_of
 
 BASES = ("moving", "fixed")
 
@@ -45,7 +45,7 @@ class Chessboard:
         ValueError: for a shape of another rank, or cells below 2 voxels.
     """
 
-    @checked(cells=(2, MOST))
+    @checked(cells=(0, MOST))
     def __init__(
         self,
         shape: Sequence[int] = (64, 64),
@@ -53,7 +53,7 @@ class Chessboard:
         seed: Seed = 0,
     ):
         self.shape = as_shape(shape)
-        if not cells[0] <= cells[1]:
+        if not 2 <= cells[0] <= cells[1]:
             raise ValueError(f"cells must be two sizes in order, from 2 on, not {cells}.")
         rng = np.random.default_rng(seed)
         rank = len(self.shape)
@@ -127,8 +127,7 @@ class ChessboardPairs(keras.utils.PyDataset):
         batch_size=(1, 2**20),
         steps=(1, MOST),
         images=(1, MOST),
-        cells=(2, MOST),
-        magnitude=not_negative,
+        cells=(0, MOST),
     )
     def __init__(
         self,

@@ -14,7 +14,7 @@ import numpy as np
 from zoo.data.fields import as_shape
 from zoo.data.image import Image, fit_array
 from zoo.data.pair import COMPANIONS, LandmarksOutside, LazyPairs, Pair
-from zoo.ops.arguments import MOST, checked, one_of, real_tensor, shown
+from zoo.ops.arguments import MOST, checked, one_of, shown
 
 
 class PairDataset(keras.utils.PyDataset):
@@ -143,8 +143,6 @@ class RepeatedBatch(keras.utils.PyDataset):
     @checked(count=(1, MOST))
     def __init__(self, batch: dict, count: int = 1):
         super().__init__()
-        for key, values in batch.items():
-            real_tensor(f"batch[{key!r}]", values)
         self.batch, self.count = batch, count
 
     def __len__(self):

@@ -218,8 +218,8 @@ def hausdorff95(
 
 def _selected(determinant, mask, border: int, name: str = "determinant") -> np.ndarray:
     determinant = real_array(name, determinant).astype(float)
-    if determinant.ndim < 2:
-        raise ValueError(f"{name} must have at least two axes, not {determinant.shape}.")
+    if not determinant.ndim:
+        raise ValueError(f"{name} must be an array, not a single number.")
     if mask is not None:
         mask = real_array("mask", mask)
         if mask.shape != determinant.shape:

@@ -98,12 +98,13 @@ def _check_of(hint: Any, limit: Limit | None, name: str) -> Callable | None:
     if hint is None or Any in kinds:
         return None
     wanted = " or ".join(_phrase(kind, limit) for kind in kinds)
+    rest = " or None" if type(None) in kinds else ""
 
     def check(name: str, value: Any) -> Any:
         for kind in kinds:
             taken = _taken(value, kind)
             if taken is not _NO:
-                _limited(name, taken, limit)
+                _limited(name, taken, limit, rest)
                 if name == "seed" and isinstance(taken, tuple) and not taken:
                     break
                 return taken
@@ -164,19 +165,19 @@ def _any_of(value: Any, hint: Any) -> Any:
     return _NO
 
 
-def _limited(name: str, value: Any, limit: Limit | None) -> None:
+def _limited(name: str, value: Any, limit: Limit | None, rest: str) -> None:
     if isinstance(value, tuple):
         for each in value:
-            _limited(name, each, limit)
+            _limited(name, each, limit, rest)
     elif isinstance(value, int | float) and not isinstance(value, bool):
         if limit is None and isinstance(value, int):
             limit = (-MOST, MOST)
         if callable(limit):
             limit(name, value)
         elif limit is not None and value < limit[0]:
-            raise ValueError(f"{name} must be at least {limit[0]}, not {shown(value)}.")
+            raise ValueError(f"{name} must be at least {limit[0]}{rest}, not {shown(value)}.")
         elif limit is not None and value > limit[1]:
-            raise ValueError(f"{name} must be at most {limit[1]}, not {shown(value)}.")
+            raise ValueError(f"{name} must be at most {limit[1]}{rest}, not {shown(value)}.")
 
 
 def _phrase(kind: Any, limit: Limit | None, several: bool = False) -> str:
@@ -304,7 +305,8 @@ def real_points(
     if array.dtype.kind == "b":
         raise ValueError(f"{name} must be numbers, not booleans.")
     if len(array) < least:
-        raise ValueError(f"{name} must hold at least {least} points, not {len(array)}.")
+        count = "one point" if least == 1 else f"{least} points"
+        raise ValueError(f"{name} must hold at least {count}, not {len(array)}.")
     return array.astype("float64", copy=False)
 
 
