@@ -110,7 +110,7 @@ def test_weights_are_untouched_by_a_refused_fit():
     for bad in (holes, images[:0], images[:1], images[..., [0, 0]], images.astype(complex)):
         with pytest.raises(ValueError, match="^x"):
             model.fit({"fixed": images, "moving": bad}, verbose=0)
-    with pytest.raises(ValueError, match="epochs must lie between 1"):
+    with pytest.raises(ValueError, match="epochs must be at least 1"):
         model.fit({"fixed": images, "moving": images}, epochs=0)
     assert all(map(np.array_equal, before, model.get_weights()))
 

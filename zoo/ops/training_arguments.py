@@ -9,6 +9,7 @@ import numpy as np
 
 from zoo.ops.arguments import (
     MOST,
+    at_least,
     between,
     not_negative,
     one_of,
@@ -34,6 +35,7 @@ def check_fit(options: Mapping) -> None:
     }
     for name, (low, high) in limits.items():
         if options.get(name) is not None or (name == "initial_epoch" and name in options):
+            at_least(name, options[name], low)
             between(name, options[name], low, high)
     if "verbose" in options:
         one_of("verbose", options["verbose"], ("auto", 0, 1, 2, True, False))
