@@ -14,6 +14,8 @@ from itertools import product
 
 import numpy as np
 
+from zoo.ops.arguments import real_array
+
 LONGEST = 2**31 - 1  # voxels of an axis
 FURTHEST = 1e30  # of single precision, in which models compute, with room for products
 PRODUCT = 2**14  # vectors that a matrix is multiplied with at a time
@@ -43,7 +45,7 @@ class Grid:
     direction: np.ndarray | Sequence[Sequence[float]] | None = None
 
     def __post_init__(self):
-        sizes = real_array("shape", self.shape).reshape(-1)
+        sizes = _reals("shape", self.shape).reshape(-1)
         if len(sizes) not in (2, 3):
             raise ValueError(f"shape must have 2 or 3 axes, not {len(sizes)}: {self.shape}.")
         if not ((sizes >= 1) & (sizes <= LONGEST) & (sizes == np.rint(sizes))).all():
@@ -57,7 +59,7 @@ class Grid:
         if not ((spacing > 1 / FURTHEST) & (spacing < FURTHEST)).all():
             raise ValueError(f"spacing must be positive, below {FURTHEST:g}, not {spacing}.")
         direction = np.eye(rank) if self.direction is None else self.direction
-        direction = np.array(real_array("direction", direction))
+        direction = np.array(_reals("direction", direction))
         if direction.size == rank * rank:
             direction = direction.reshape(rank, rank)
         if direction.shape != (rank, rank):
@@ -207,7 +209,7 @@ class Grid:
             # The margin keeps 10 / 0.1 from becoming 101 voxels.
             shape = np.maximum(np.ceil(self.extent / spacing - 1e-6), 1).astype(int)
         else:
-            shape = real_array("shape", shape)
+            shape = _reals("shape", shape)
             if shape.shape != (self.rank,) or (shape < 1).any() or (shape % 1 != 0).any():
                 raise ValueError(
                     f"shape must hold {self.rank} whole numbers from 1 on, not {shape}."
@@ -306,7 +308,7 @@ class Grid:
             raise ValueError(f"other has {other.rank} axes; this grid has {self.rank}.")
 
     def _coordinates_of(self, values, argument: str) -> np.ndarray:
-        array = real_array(argument, values)
+        array = _reals(argument, values)
         if array.ndim == 0 or array.shape[-1] != self.rank:
             raise ValueError(
                 f"{argument} must have the shape [..., {self.rank}] on a grid of {self.rank} axes, "
@@ -340,7 +342,7 @@ def flip_ras_lps(points) -> np.ndarray:
     Raises:
         ValueError: if the last axis is neither 2 nor 3.
     """
-    array = np.array(real_array("points", points))
+    array = np.array(_reals("points", points))
     if array.ndim == 0 or array.shape[-1] not in (2, 3):
         raise ValueError(f"points must have the shape [..., 3] or [..., 2], not {array.shape}.")
     array[..., :2] *= -1
@@ -366,36 +368,18 @@ def to_itk(array: np.ndarray, rank: int | None = None) -> np.ndarray:
     return from_itk(array, rank)
 
 
-def real_array(argument: str, values) -> np.ndarray:
-    """An array of real numbers in float64; booleans, complex numbers and words are none.
-
-    Args:
-        argument: its name.
-        values: whatever NumPy makes an array of.
-
-    Raises:
-        ValueError: for what is no such array.
-    """
-    try:
-        array = np.asarray(values)
-    except ValueError as error:  # rows of different lengths
-        raise ValueError(f"{argument} must be an array of numbers: {error}.") from error
-    if array.dtype.kind == "O":
-        # Whole numbers that no type of NumPy holds.
-        if not all(isinstance(each, int | float | np.number) for each in array.flat):
-            raise ValueError(f"{argument} must hold real numbers, not {values!r:.60}.")
-    elif array.dtype.kind not in "uif":
-        raise ValueError(f"{argument} must hold real numbers, not {array.dtype} ({values!r:.60}).")
-    return array.astype(np.float64, copy=False)
-
-
 def _check_grid(argument: str, value) -> None:
     if not isinstance(value, Grid):
         raise TypeError(f"{argument} must be a zoo.Grid, not {type(value).__name__}.")
 
 
+def _reals(argument: str, values) -> np.ndarray:
+    """float64; NaN and infinity are for the caller to judge."""
+    return real_array(argument, values, finite=False, booleans=False).astype(np.float64, copy=False)
+
+
 def _vector(values, rank: int, argument: str) -> np.ndarray:
-    vector = np.array(real_array(argument, values))
+    vector = np.array(_reals(argument, values))
     if vector.ndim == 0:
         vector = np.full(rank, float(vector))
     if vector.shape != (rank,):

@@ -10,8 +10,10 @@ import keras
 import numpy as np
 from keras import ops
 
+from zoo.ops.arguments import checked
 from zoo.ops.compiling import tensorflow_on_cpu
 from zoo.ops.training import Released
+from zoo.ops.training_arguments import check_compile, check_fit, check_inputs
 from zoo.ops.waiting import Compiling
 
 MANIFEST_FACTS = frozenset(
@@ -44,6 +46,7 @@ class Model(Released):
         package = cls.__module__.partition(".")[0]
         keras.saving.register_keras_serializable(package=package)(cls)
 
+    @checked()
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         # In a namespace, because Keras would write metrics it finds in attributes to weight files.
@@ -118,8 +121,10 @@ class Model(Released):
             **kwargs: further arguments of `keras.Model.compile`.
 
         Raises:
-            ValueError: for a term that this model does not have.
+            ValueError: for a term that this model does not have, a weight that is negative or not
+                finite, a `loss`, or what is no optimiser.
         """
+        check_compile(optimizer, loss_weights, jit_compile, self.default_loss_weights, kwargs)
         unknown = set(loss_weights or {}) - set(self.default_loss_weights)
         if unknown:
             raise ValueError(
@@ -183,7 +188,10 @@ class Model(Released):
                 f"an array or a data set, not {x!r:.60}."
             )
         options = {name: kwargs[name] for name in self.prepare_options if name in kwargs}
+        check_fit(kwargs)
         dataset = self.prepare(x, **options)
+        if dataset is x:
+            check_inputs("x", x)
         if kwargs.get("validation_data") is not None:
             validation = self.prepare(kwargs["validation_data"], validation=True, **options)
             kwargs["validation_data"] = validation

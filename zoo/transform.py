@@ -18,6 +18,7 @@ import numpy as np
 
 from zoo.data.image import Image
 from zoo.geometry import Grid, transformed
+from zoo.ops.arguments import MOST, checked, not_negative, real_array, real_points, shown
 
 TRANSFORM_SUFFIXES = (".tfm", ".h5")
 COMPILED_FROM = 100_000  # points; scipy interpolates fewer, which are not worth a compilation
@@ -35,6 +36,7 @@ class Transform:
         """Carries points `[n, rank]` of the fixed space to the moving space."""
         raise NotImplementedError
 
+    @checked(iterations=(0, MOST), tolerance=not_negative)
     def move(self, points, iterations: int = 50, tolerance: float | None = None) -> np.ndarray:
         """Carries points `[n, rank]` of the moving space (landmarks, meshes) to the fixed space.
 
@@ -111,6 +113,8 @@ class Transform:
         return Inverse(self)
 
     def __matmul__(self, other: Transform) -> Transform:
+        if not isinstance(other, Transform):
+            raise TypeError(f"other must be a zoo.Transform, not {shown(other)}.")
         return Composed((self, other))
 
     def inverse_error(self, points) -> np.ndarray:
@@ -119,8 +123,10 @@ class Transform:
         Args:
             points: `[n, rank]` in the moving space.
         """
+        points = _points(points, None if self.fixed_grid is None else self.fixed_grid.rank)
         return np.linalg.norm(self.pull(self.move(points)) - points, axis=-1)
 
+    @checked()
     def displacement(self, grid: Grid | None = None) -> np.ndarray:
         """The dense displacement on a grid, in voxels of that grid.
 
@@ -135,6 +141,7 @@ class Transform:
         """
         return self.sampled(grid).displacement
 
+    @checked()
     def jacobian_determinant(self, grid: Grid | None = None) -> np.ndarray:
         """Local change of volume of `pull` on a grid, not positive where the map folds.
 
@@ -173,6 +180,7 @@ class Transform:
             )
         return self.sampled(grid, image.grid).warp(image, order, outside)
 
+    @checked()
     def sampled(self, grid: Grid | None = None, source: Grid | None = None) -> Sampled:
         """The transform on a grid, for several of the questions above at the price of one.
 
@@ -294,6 +302,7 @@ class Sampled:
         """Where the source reaches, bool `[*spatial]`."""
         return ~self._pulled[2].reshape(self.grid.shape)
 
+    @checked()
     def warp(self, image: Image, order: str = "linear", outside: float | None = None) -> Image:
         """See `Transform.warp`.
 
@@ -359,11 +368,12 @@ class Affine(Transform):
         ValueError: for shapes that do not fit, values that are not finite, or a singular matrix.
     """
 
+    @checked()
     def __init__(self, matrix, offset, fixed_grid: Grid | None = None):
-        self.matrix = np.array(matrix, dtype=np.float64)
-        self.offset = np.array(offset, dtype=np.float64)
-        rank = len(self.offset)
-        if self.matrix.shape != (rank, rank) or rank not in (2, 3):
+        self.matrix = np.array(real_array("matrix", matrix), dtype=np.float64)
+        self.offset = np.array(real_array("offset", offset), dtype=np.float64)
+        rank = self.offset.size
+        if self.matrix.shape != (rank, rank) or rank not in (2, 3) or self.offset.ndim != 1:
             raise ValueError(
                 f"matrix and offset must be [rank, rank] and [rank], rank 2 or 3, not "
                 f"{self.matrix.shape} and {self.offset.shape}."
@@ -375,6 +385,7 @@ class Affine(Transform):
         self.fixed_grid = fixed_grid
 
     @classmethod
+    @checked(rank=(2, 3))
     def identity(cls, rank: int, fixed_grid: Grid | None = None) -> Affine:
         """The map that leaves every point where it is."""
         return cls(np.eye(rank), np.zeros(rank), fixed_grid)
@@ -415,15 +426,9 @@ class Dense(Transform):
         ValueError: for a displacement that does not fit the grid or is not finite.
     """
 
+    @checked()
     def __init__(self, displacement, grid: Grid):
-        self.field = np.asarray(displacement, dtype=np.float32)
-        if self.field.shape != (*grid.shape, grid.rank):
-            raise ValueError(
-                f"displacement must have the shape {(*grid.shape, grid.rank)} of the grid, not "
-                f"{self.field.shape}."
-            )
-        if not np.isfinite(self.field).all():
-            raise ValueError("displacement must be finite; it holds NaN or infinite values.")
+        self.field = _on_grid("displacement", displacement, grid)
         self.fixed_grid = grid
 
     def pull(self, points):
@@ -447,15 +452,9 @@ class Velocity(Transform):
         ValueError: for a velocity that does not fit the grid or is not finite.
     """
 
+    @checked(steps=(0, 32))
     def __init__(self, velocity, grid: Grid, steps: int = 7):
-        self.velocity = np.asarray(velocity, dtype=np.float32)
-        if self.velocity.shape != (*grid.shape, grid.rank):
-            raise ValueError(
-                f"velocity must have the shape {(*grid.shape, grid.rank)} of the grid, not "
-                f"{self.velocity.shape}."
-            )
-        if not np.isfinite(self.velocity).all():
-            raise ValueError("velocity must be finite; it holds NaN or infinite values.")
+        self.velocity = _on_grid("velocity", velocity, grid)
         self.fixed_grid, self.steps = grid, steps
 
     @cached_property
@@ -489,7 +488,11 @@ class Velocity(Transform):
 class Composed(Transform):
     """Transforms one after the other: `pull(x) = parts[0].pull(parts[1].pull(...))`."""
 
+    @checked()
     def __init__(self, parts: Sequence[Transform]):
+        for part in parts:
+            if not isinstance(part, Transform):
+                raise TypeError(f"parts must hold transforms, not {shown(part)}.")
         flat = [each for part in parts for each in part._parts()]
         if not flat:
             raise ValueError("parts must hold at least one transform.")
@@ -555,6 +558,7 @@ class Mapped(Transform):
     def pull(self, points):
         return self._applied("pull", self.functions[0], points)
 
+    @checked(iterations=(0, MOST), tolerance=not_negative)
     def move(self, points, iterations: int = 50, tolerance: float | None = None):
         if self.functions[1] is None:
             return super().move(_points(points, self.rank), iterations, tolerance)
@@ -602,6 +606,7 @@ def _slabs(grid: Grid) -> Iterator[tuple[slice, np.ndarray]]:
         yield part, slab.coordinates().reshape(-1, grid.rank)
 
 
+@checked(lattice=(4, 512), passes=(1, 1000))
 def scattered(
     points, vectors, weights=None, lattice: int = 48, passes: int = 3, smallest: float = 0.1
 ) -> Transform:
@@ -626,11 +631,8 @@ def scattered(
         ValueError: for arrays that do not fit, values that are not finite, or numbers out of range.
     """
     points, vectors, weights = _known(points, vectors, weights)
-    if lattice < 4 or passes < 1 or not 0 < smallest < 1:
-        raise ValueError(
-            "lattice must be at least 4, passes at least 1 and smallest in (0, 1), not "
-            f"{lattice}, {passes} and {smallest}."
-        )
+    if not 0 < smallest < 1:
+        raise ValueError(f"smallest must be in (0, 1), not {smallest}.")
     matrix, offset = _linear_part(points, points + vectors, weights)
     placed = points @ matrix.T + offset
     rest = points + vectors - placed
@@ -648,8 +650,9 @@ def scattered(
 
 def _known(points, vectors, weights) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     points = _points(points, None)
-    vectors = np.asarray(vectors, dtype=np.float64)
-    weights = np.ones(len(points)) if weights is None else np.asarray(weights, dtype=np.float64)
+    vectors = real_array("vectors", vectors).astype(np.float64)
+    given = np.ones(len(points)) if weights is None else real_array("weights", weights)
+    weights = given.astype(np.float64)
     for argument, array, shape in (
         ("vectors", vectors, points.shape),
         ("weights", weights, points.shape[:1]),
@@ -762,20 +765,21 @@ def _cell_determinants(field: np.ndarray) -> np.ndarray:
     return smallest
 
 
+def _on_grid(argument: str, field, grid: Grid) -> np.ndarray:
+    """float32 `[*spatial, rank]`, checked against its grid."""
+    field = real_array(argument, field)
+    if field.shape != (*grid.shape, grid.rank):
+        raise ValueError(
+            f"{argument} must have the shape {(*grid.shape, grid.rank)} of the grid, not "
+            f"{field.shape}."
+        )
+    return field.astype(np.float32, copy=False)
+
+
 def _points(points, rank: int | None) -> np.ndarray:
     """float64 `[n, rank]`; None is a rank of 2 or 3."""
     ranks = (2, 3) if rank is None else (rank,)
-    wanted = f"[n, {' or '.join(map(str, ranks))}]"
-    if hasattr(points, "points"):
-        raise TypeError(
-            f"points must be an array {wanted}, not a {type(points).__name__}; give its .points."
-        )
-    points = np.asarray(points)
-    if points.dtype.kind not in "uif":
-        raise ValueError(f"points must hold real numbers {wanted}, not {points.dtype}.")
-    if points.ndim != 2 or points.shape[1] not in ranks:
-        raise ValueError(f"points must have the shape {wanted}, not {points.shape}.")
-    return points.astype(np.float64, copy=False)
+    return real_points("points", points, ranks, least=0)
 
 
 def _interpolate(array: np.ndarray, indices: np.ndarray, order: str) -> np.ndarray:

@@ -189,8 +189,8 @@ THREE = np.eye(3)
         (THREE, THREE * np.nan, "normals must be finite"),
         (THREE + 0j, None, "points must hold real numbers, not complex128"),
         (THREE > 0, None, "points must hold real numbers, not bool"),
-        (THREE.astype(str), None, "points must hold real numbers"),
-        (THREE, THREE > 0, "normals must hold real numbers"),
+        (THREE.astype(str), None, "points must (hold|be an array of) real numbers"),
+        (THREE, THREE > 0, "normals must (hold|be an array of) real numbers"),
         (THREE * 1e35, None, "points must lie within 1e"),
         (THREE * 1e-35, None, "points must lie within 1e"),
     ],
@@ -259,7 +259,7 @@ def test_the_knot_is_a_tube():
 
 def test_real_files(data):
     bunny = zoo.Scan.read(data("stanford_bunny/bun_zipper.ply"))
-    assert len(bunny) == 34_834 and bunny.normals is not None
+    assert len(bunny) == 35_947 and bunny.normals is not None
     assert zoo.Scan.read(data("stanford_bunny/bun000.ply")).normals is None
     assert zoo.Scan.read(data("surface_scans/anchor.ply")).normals.shape == (85_127, 3)
 

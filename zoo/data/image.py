@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo.geometry import Grid, real_array
-from zoo.ops.arguments import increasing, one_of
+from zoo.geometry import Grid
+from zoo.ops.arguments import checked, increasing, one_of, positive, real_array, shown
 
 EXACT = 2**24  # up to which float32 holds every whole number
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -36,12 +36,11 @@ class Image:
     name: str = "image"
 
     def __post_init__(self):
+        if not isinstance(self.name, str):
+            raise ValueError(f"name must be a word, not {shown(self.name)}.")
         if not isinstance(self.grid, Grid):
             raise ValueError(f"grid must be a zoo.Grid, not {type(self.grid).__name__}.")
-        array = np.asarray(self.array)
-        if array.dtype.kind not in "buif":
-            raise ValueError(f"array must hold real numbers, not {array.dtype}.")
-        array = _held(array)
+        array = _held(real_array("array", self.array, finite=False))
         if array.ndim == self.grid.rank:
             array = array[..., None]
         if array.ndim != self.grid.rank + 1 or array.shape[:-1] != self.grid.shape:
@@ -129,6 +128,7 @@ class Image:
         write_image(path, self.array, self.grid)
 
     @classmethod
+    @checked(spacing=positive, rank=(2, 3))
     def from_array(
         cls,
         array,
@@ -148,9 +148,11 @@ class Image:
         Raises:
             ValueError: for an array of other than two to four axes, or one that is no image.
         """
-        array = np.asarray(array)
+        array = real_array("array", array)
         if array.ndim not in (2, 3, 4):
             raise ValueError(f"array must have two to four axes, not the shape {array.shape}.")
+        if np.ndim(spacing) and len(spacing) not in (2, 3):
+            raise ValueError(f"spacing must be one size, or two or three, not {spacing}.")
         if rank is None and np.ndim(spacing):
             rank = len(spacing)
         if rank is None:

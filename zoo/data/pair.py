@@ -11,8 +11,8 @@ import numpy as np
 
 from zoo.data.image import EXACT, Image, resample_array, smoothed
 from zoo.data.scan import READABLE, Scan, as_scan
-from zoo.geometry import Grid, real_array
-from zoo.ops.arguments import one_of
+from zoo.geometry import Grid
+from zoo.ops.arguments import one_of, real_array, real_points, shown
 
 EXTENT_RATIO = 50  # clouds that differ by more are probably in different units
 
@@ -61,6 +61,8 @@ class Pair:
         if isinstance(self.fixed, Image) != isinstance(self.moving, Image):
             kinds = [type(data).__name__ for data in (self.fixed, self.moving)]
             raise ValueError(f"fixed and moving must be of one kind, not {' and '.join(kinds)}.")
+        if self.name is not None and not isinstance(self.name, str):
+            raise ValueError(f"name must be a word or None, not {shown(self.name)}.")
         if self.name is None:
             names = (self.fixed.name, self.moving.name)
             object.__setattr__(self, "name", " <- ".join(names))
@@ -323,7 +325,7 @@ class Pair:
             values = getattr(self, key)
             if values is None:
                 continue
-            values = np.asarray(values)
+            values = real_array(key, values)
             if values.shape != shape:
                 raise ValueError(
                     f"{key} must have the shape {shape} of {side}, not {values.shape}."
@@ -349,11 +351,7 @@ class Pair:
             key = f"{side}_landmarks"
             if getattr(self, key) is None:
                 continue
-            points = real_array(key, getattr(self, key))
-            if points.ndim != 2 or points.shape[1] != self.rank or not len(points):
-                raise ValueError(f"{key} must have the shape [n, {self.rank}], not {points.shape}.")
-            if not np.isfinite(points).all():
-                raise ValueError(f"{key} must be finite; they hold NaN or infinite values.")
+            points = real_points(key, getattr(self, key), (self.rank,))
             object.__setattr__(self, key, points)
             counts.append(len(points))
             outside = 0
@@ -380,7 +378,7 @@ class Pair:
         if self.is_images and self.fixed_landmarks is None:
             raise ValueError("weights belong to landmarks, and this pair of images has none.")
         count = len(self.fixed_landmarks if self.is_images else self.moving)
-        weights = real_array("weights", self.weights)
+        weights = real_array("weights", self.weights).astype(np.float64)
         if weights.shape != (count,):
             raise ValueError(f"weights must have the shape {(count,)}, not {weights.shape}.")
         if not np.isfinite(weights).all() or weights.min() < 0 or not weights.any():
@@ -423,8 +421,14 @@ def _as_data(data, side: str) -> Image | Scan:
     if isinstance(data, Image | Scan):
         return data
     if isinstance(data, np.ndarray) and not (data.ndim == 2 and data.shape[1] in (2, 3)):
-        return Image.from_array(data, name=side)
-    scan = as_scan(data)
+        try:
+            return Image.from_array(data, name=side)
+        except ValueError as error:
+            raise ValueError(f"{side}: {error}") from error
+    try:
+        scan = as_scan(data)
+    except ValueError as error:
+        raise ValueError(f"{side}: {error}") from error
     if scan is None:
         raise ValueError(
             f"{side} must be a zoo.Image, a zoo.Scan, a mesh or an array, not "

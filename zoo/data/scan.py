@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from zoo.data.orientation import consistent_faces, repaired_normals
-from zoo.geometry import real_array
 from zoo.io import existing
 from zoo.io.meshes import MESH_SUFFIXES, load_mesh
 from zoo.io.meshes import read_mesh as read_mesh
 from zoo.io.meshes import write_mesh as write_mesh
 from zoo.io.vtk import read_vtk_points
-from zoo.ops.arguments import at_least, between
+from zoo.ops.arguments import at_least, between, checked, real_array, shown
 
 TABLE_SUFFIXES = (".xyz", ".npy", ".npz")
 LARGEST = 1e30
@@ -44,6 +43,8 @@ class Scan:
     name: str = field(default="scan")
 
     def __post_init__(self):
+        if not isinstance(self.name, str):
+            raise ValueError(f"name must be a word, not {shown(self.name)}.")
         points = _finite(self.points, "points")
         if points.ndim != 2 or points.shape[1] not in (2, 3):
             raise ValueError(f"points must have the shape [n, 3] or [n, 2], not {points.shape}.")
@@ -160,6 +161,7 @@ class Scan:
         normals = None if self.normals is None else self.normals[used]
         return Scan(self.points[used], normals, position[self.faces], self.name)
 
+    @checked()
     def split(self, test: float = 0.25, seed: int = 313) -> tuple[Scan, Scan]:
         """Splits the points at random into a training and a test cloud.
 
@@ -202,11 +204,7 @@ def as_scan(data) -> Scan | None:
 
 
 def _finite(values, argument: str) -> np.ndarray:
-    array = real_array(argument, values)
-    bad = ~np.isfinite(array)
-    if bad.any():
-        raise ValueError(f"{argument} must be finite; {int(bad.sum())} values are NaN or infinite.")
-    return array
+    return real_array(argument, values, booleans=False).astype(np.float64, copy=False)
 
 
 def _checked_faces(faces, count: int) -> np.ndarray:

@@ -12,9 +12,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from zoo.losses.base import MaskedLoss, blank, check_same, weighted_mean
+from zoo.losses.base import MaskedLoss, blank, check_same, real_float, weighted_mean
 from zoo.ops import kernels
-from zoo.ops.arguments import at_least, not_negative, one_of, positive
+from zoo.ops.arguments import at_least, checked, not_negative, one_of, positive
 from zoo.ops.derivatives import spatial_rank
 from zoo.ops.gradients import norm
 from zoo.ops.neighbours import METHODS, nearest_indices
@@ -24,7 +24,6 @@ from zoo.ops.splatting import (
     check_shape,
     check_squash,
     density,
-    known,
     to_normalised,
     to_voxels,
 )
@@ -42,9 +41,9 @@ class _CloudLoss(MaskedLoss):
     """
 
     def __call__(self, y_true, y_pred, sample_weight=None):
-        y_true, y_pred = keras.tree.map_structure(
-            lambda cloud: ops.cast(ops.convert_to_tensor(cloud), "float32"), (y_true, y_pred)
-        )
+        several = isinstance(y_true, tuple)
+        y_true = [real_float("y_true", each) for each in (y_true if several else (y_true,))]
+        y_true, y_pred = tuple(y_true) if several else y_true[0], real_float("y_pred", y_pred)
         self.check(y_true, y_pred)
         pair = isinstance(sample_weight, tuple)
         if pair and len(sample_weight) != 2:
@@ -56,7 +55,7 @@ class _CloudLoss(MaskedLoss):
         pack = {"clouds": y_true}
         mask, factors = self._split(y_pred, weights)
         if mask is not None:
-            pack["weights"] = _not_negative(mask)
+            pack["weights"] = mask
         if true_weights is not None:
             target = y_true[0] if isinstance(y_true, tuple) else y_true
             pack["true_weights"], other = self._split(target, true_weights)
@@ -65,7 +64,6 @@ class _CloudLoss(MaskedLoss):
                     f"weights of y_true must have the shape {tuple(target.shape)[:2]}, not "
                     f"{tuple(other.shape)}."
                 )
-            _not_negative(pack["true_weights"])
         return keras.losses.Loss.__call__(self, pack, y_pred, factors)
 
     def call(self, y_true, y_pred):
@@ -100,6 +98,7 @@ class DensityDistance(_CloudLoss):
         ValueError: for a bad argument, and when called with clouds or weights that do not fit.
     """
 
+    @checked()
     def __init__(
         self,
         shapes: Sequence[int] | Sequence[Sequence[int]] = (64, 64, 64),
@@ -113,9 +112,9 @@ class DensityDistance(_CloudLoss):
         name: str | None = "density_distance",
     ):
         super().__init__(reduction, name)
-        shapes = tuple(shapes)
         several = bool(shapes) and not np.isscalar(shapes[0])
-        self.shapes = tuple(map(check_shape, shapes if several else (shapes,)))
+        given = shapes if several else (shapes,)
+        self.shapes = tuple(check_shape(shape, "shapes") for shape in given)
         if len({len(shape) for shape in self.shapes}) > 1:
             raise ValueError(f"shapes must all be of one rank, not {self.shapes}.")
         not_negative("sigma", sigma)
@@ -218,6 +217,7 @@ class Chamfer(_CloudLoss):
         ValueError: for a bad argument, and when called with clouds or weights that do not fit.
     """
 
+    @checked()
     def __init__(
         self,
         penalty: str = "squared",
@@ -275,6 +275,7 @@ class DistanceTransform(MaskedLoss):
         ValueError: for a bad argument, and when called with shapes that do not fit.
     """
 
+    @checked()
     def __init__(
         self,
         penalty: str = "linear",
@@ -327,6 +328,7 @@ class Smoothness(MaskedLoss):
             k + 1 points.
     """
 
+    @checked()
     def __init__(
         self,
         neighbours: int = 8,
@@ -382,6 +384,7 @@ class Curvature(_CloudLoss):
             points.
     """
 
+    @checked()
     def __init__(
         self,
         neighbours: int = 9,
@@ -447,12 +450,6 @@ def _gather(values, index):
     batch, count = ops.shape(values)[:2]
     first = ops.reshape(ops.arange(batch, dtype="int32") * count, (-1, 1, 1))
     return kernels.take_rows(ops.reshape(values, (-1, values.shape[-1])), index + first)
-
-
-def _not_negative(weights):
-    if known(weights) and ops.convert_to_numpy(ops.any(weights < 0)):
-        raise ValueError("sample_weight must not be negative.")
-    return weights
 
 
 def _check_clouds(rank: int | None = None, **clouds) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo.ops.arguments import one_of
+from zoo.ops.arguments import checked, one_of
 
 # A metric before registration has the unit of the one after.
 BEFORE = "initial_"
@@ -38,6 +38,7 @@ UNITS = {
 }
 
 
+@checked()
 def unit_of(metric: str, task: str) -> str:
     """The unit of a metric.
 
