@@ -30,6 +30,7 @@ from zoo.data.draws import Shape, ShapeDraws
 from zoo.data.features import standardised, wave_kernel_signatures
 from zoo.data.pair import Pair
 from zoo.data.scan import Scan
+from zoo.geometry import Grid
 from zoo.layers.residual_flow import ResidualFlow, kinetic_energy
 from zoo.losses import Correspondence, FeatureChamfer, NormalChamfer, Sinkhorn, Varifold
 from zoo.model import TellEpoch
@@ -47,6 +48,8 @@ FADED = 0.7  # of the training, after which features have no say any more
 WIDE, NARROW = 0.25, 0.02  # kernel of varifolds at first and at last, in half sides of the box
 MARGIN = 1.1  # of the frame around both shapes
 JUDGED = 5000  # points that suffice to tell whether a registration helps
+QUICK, SETTLED = (12, 0), 3e-6  # steps of the inverse for most points, and what they may leave
+LATTICE = 48  # voxels along each axis of the field that is written for other tools
 
 
 class ResNetLDDMM(Registration):
@@ -138,7 +141,8 @@ class ResNetLDDMM(Registration):
                 "varifold": Varifold,
             }.get(data, lambda rank: Sinkhorn() if data == "sinkhorn" else Correspondence())(dims),
             trace=compiled(lambda points: tuple(self.flow.trace(points)[0][1:]), self.flow),
-            invert=compiled(lambda points: (self.flow.invert(points),), self.flow),
+            invert=compiled(lambda points: (self.flow.invert(points, steps=QUICK),), self.flow),
+            invert_surely=compiled(lambda points: (self.flow.invert(points),), self.flow),
             jacobian=compiled(self.flow.jacobian, self.flow),
         )
         self.built = True
@@ -186,19 +190,22 @@ class ResNetLDDMM(Registration):
         return outputs
 
     def loss_terms(self, x, y, y_pred):
-        tightness = x["tightness"][0, 0]
+        # With sigma falling from s to its end, all is multiplied by its square over that of s:
+        # a loss whose data term grew instead could not tell whether it has learned.
+        tightness, share = 0.5 / self.sigma[0] ** 2, x["share"][0, 0]
         terms = {name: ops.zeros(()) for name in self.default_loss_weights}
         terms["data"] = tightness * self._unlike(x, y_pred)
-        terms["kinetic"] = ops.mean(kinetic_energy(y_pred["path"]))
+        terms["kinetic"] = share * ops.mean(kinetic_energy(y_pred["path"]))
         if "landmarks" in y_pred:
             off = Correspondence()(x["fixed_landmarks"], y_pred["landmarks"])
             terms["landmarks"] = tightness * off
         turns = y_pred.get("turns")
         if self.loss_weights["gradient"] > 0:
             # A direction that travels with its point changes as the velocity does along it.
-            terms["gradient"] = ops.mean(kinetic_energy([each[:, :, -1] for each in turns]))
+            changes = kinetic_energy([each[:, :, -1] for each in turns])
+            terms["gradient"] = share * ops.mean(changes)
         if self.loss_weights["conformal"] > 0 and self.dims == 3 and "moving_frames" in x:
-            terms["conformal"] = ops.mean(conformal_distortion(turns[-1]))
+            terms["conformal"] = share * ops.mean(conformal_distortion(turns[-1]))
         return terms
 
     def _unlike(self, x, y_pred):
@@ -253,8 +260,7 @@ class ResNetLDDMM(Registration):
         batches = self._batches(pair, epochs or math.ceil(self.steps / EPOCH))
         with training:
             self.flow.restart(self.seed)
-            count = len(batches) and batches.total // len(batches)
-            told = [TellEpoch(batches)]
+            count, told = batches.total // EPOCH, [TellEpoch(batches)]
             training.stage(self, batches, count, decay=half_cosine(0.05), callbacks=told)
         self._judge(pair)
         for doubt in self.doubts:
@@ -313,7 +319,7 @@ class ResNetLDDMM(Registration):
 
         alpha = self.feature_weight * max(0.0, 1.0 - progress / FADED)
         values = {
-            "tightness": 0.5 / falling(*self.sigma) ** 2,
+            "share": (falling(*self.sigma) / self.sigma[0]) ** 2,
             "feature_scale": math.sqrt(alpha),
             "width": falling(WIDE, NARROW),
         }
@@ -324,7 +330,7 @@ class ResNetLDDMM(Registration):
         moving, fixed = (pair.counting(side)[0] for side in ("moving", "fixed"))
         random = np.random.default_rng(self.seed)
         moving, fixed = (each[random.permutation(len(each))[:JUDGED]] for each in (moving, fixed))
-        moved = self._carried("trace", moving)
+        moved = self._moved(moving)
         before, after = (_apart(each, fixed) for each in (moving, moved))
         if not after < before:
             self.flow.restart(self.seed)
@@ -342,19 +348,33 @@ class ResNetLDDMM(Registration):
     def _placed(self, points: np.ndarray) -> np.ndarray:
         return ((points - position(self.centre)) / float(exact(self.half))).astype(np.float32)
 
-    def _carried(self, tool: str, points: np.ndarray) -> np.ndarray:
-        """Points after the flow or its inverse; what it adds is scaled, so that nothing rounds."""
+    def _moved(self, points: np.ndarray) -> np.ndarray:
         placed = self._placed(points)
-        carried = in_chunks(getattr(self._tools, tool), placed, CHUNK)[-1]
+        return self._back(points, placed, in_chunks(self._tools.trace, placed, CHUNK)[-1])
+
+    def _pulled(self, points: np.ndarray) -> np.ndarray:
+        placed = self._placed(points)
+        (found,) = in_chunks(self._tools.invert, placed, CHUNK)
+        ends = in_chunks(self._tools.trace, found, CHUNK)[-1]
+        unsettled = np.abs(ends - placed).max(axis=1) > SETTLED
+        if unsettled.any():
+            (found[unsettled],) = in_chunks(self._tools.invert_surely, placed[unsettled], CHUNK)
+        return self._back(points, placed, found)
+
+    def _back(self, points: np.ndarray, placed: np.ndarray, carried: np.ndarray) -> np.ndarray:
+        """World coordinates; only what was added is scaled, so that no digits are lost."""
         return points + float(exact(self.half)) * (carried.astype(np.float64) - placed)
 
     def map_of(self, pair: Pair):
-        """The flow as a map of world coordinates; `pull` is its exact inverse."""
-        return Mapped(
-            lambda points: self._carried("invert", points),
-            lambda points: self._carried("trace", points),
-            rank=self.dims,
-        )
+        """The flow as a map of world coordinates; `pull` is its exact inverse.
+
+        Its `fixed_grid` covers the frame, for the field that `save` writes for other tools; a saved
+        model keeps the flow itself.
+        """
+        side = 2 * float(exact(self.half)) / LATTICE
+        origin = position(self.centre) - side * (LATTICE - 1) / 2
+        grid = Grid((LATTICE,) * self.dims, (side,) * self.dims, origin)
+        return Mapped(self._pulled, self._moved, grid)
 
     def path(self, points) -> np.ndarray:
         """Where points are after every block, from where they are given to where they end.
@@ -368,8 +388,7 @@ class ResNetLDDMM(Registration):
         points = np.asarray(points.points if isinstance(points, Scan) else points, np.float64)
         placed = self._placed(points)
         steps = in_chunks(self._tools.trace, placed, CHUNK)
-        half = float(exact(self.half))
-        return np.stack([points, *(points + half * (np.float64(at) - placed) for at in steps)])
+        return np.stack([points, *(self._back(points, placed, each) for each in steps)])
 
     def jacobian(self, points) -> np.ndarray:
         """The Jacobian of the flow at points `[n, dims]` of the moving space, `[n, dims, dims]`."""
