@@ -14,7 +14,7 @@ from zoo.data.scan import Scan
 from zoo.ops.arguments import at_least
 
 EIGENFUNCTIONS = 64
-LARGEST = 12_000  # points; of larger shapes a sample has the features, and lends them
+LARGEST = {"mesh": 30_000, "cloud": 6_000}  # points; larger shapes borrow those of a sample
 NEIGHBOURS = 3  # of a point that borrows features
 SHIFT = -1e-4  # of the solver, below the eigenvalue 0 of a shape of area 1, relative to the next
 REMEMBERED = 16  # shapes
@@ -28,8 +28,9 @@ def wave_kernel_signatures(scan: Scan, count: int = 16, eigenfunctions: int = EI
     A component says how much the eigenfunctions of the Laplacian, of frequencies about one value,
     are alive at the point. Where a surface bends without stretching they stay the same, and the
     tip of a finger has others than an elbow; left and right are not told apart. They do not depend
-    on position, orientation or scale. Of shapes above 12,000 points a sample is decomposed, and
-    the others have a mean of those next to them. The last 16 shapes are remembered.
+    on position, orientation or scale. Of meshes above 30,000 vertices and clouds above 6,000 points
+    a sample of 6,000 is decomposed as a cloud, and the others have a mean of those next to them.
+    The last 16 shapes are remembered.
 
     Source: Aubry, Schlickewei and Cremers, "The wave kernel signature", ICCVW 2011; Laplacians by
     Sharp and Crane, "A Laplacian for nonmanifold triangle meshes", SGP 2020 (`robust_laplacian`).
@@ -84,9 +85,9 @@ def _signatures(scan: Scan, count: int, eigenfunctions: int) -> np.ndarray:
     points = (scan.points - scan.points.mean(axis=0)) / extent
     faces, used = _usable(scan, points)
     chosen = np.flatnonzero(used)
-    if len(chosen) > LARGEST:
-        chosen = np.sort(np.random.default_rng(0).permutation(chosen)[:LARGEST])
-        faces = None
+    if len(chosen) > LARGEST["cloud" if faces is None else "mesh"]:
+        order = np.random.default_rng(0).permutation(chosen)
+        chosen, faces = np.sort(order[: LARGEST["cloud"]]), None
     elif faces is not None:
         renumbered = np.cumsum(used) - 1
         faces = renumbered[faces]
