@@ -201,7 +201,7 @@ class Model(Released):
             # The zoo's data sets shuffle by seed and epoch. Keras would shuffle them once more,
             # from a generator whose state a resumed run does not have.
             kwargs.setdefault("shuffle", False)
-            callbacks = [*_as_list(callbacks), _TellEpoch(dataset)]
+            callbacks = [*_as_list(callbacks), TellEpoch(dataset)]
         if self.train_function is None and kwargs.get("verbose", "auto"):
             callbacks = [*_as_list(callbacks), Compiling()]
         return super().fit(dataset, y, callbacks=callbacks, **kwargs)
@@ -312,7 +312,7 @@ def by_name(values, declared: dict) -> dict:
     return values if isinstance(values, dict) else {next(iter(declared)): values}
 
 
-class _TellEpoch(keras.callbacks.Callback):
+class TellEpoch(keras.callbacks.Callback):
     """Tells a sampler the epoch, so that resumed training draws what unbroken training draws."""
 
     def __init__(self, dataset):

@@ -22,6 +22,9 @@ UNITS = {
         "worst_tre_mm": "mm",
         "median_rtre": "1",
         "chamfer": "world units",
+        "error": "world units",
+        "path_length": "world units",
+        "path_energy": "squared world units",
         "seconds": "s",
     },
     "surface": {
