@@ -10,11 +10,13 @@ import numpy as np
 from scipy.sparse.linalg import eigsh
 from scipy.spatial import cKDTree
 
+from zoo.data.draws import Shape
 from zoo.data.scan import Scan
 from zoo.ops.arguments import at_least
 
 EIGENFUNCTIONS = 64
 LARGEST = {"mesh": 30_000, "cloud": 6_000}  # points; larger shapes borrow those of a sample
+DRAWN = 3  # times as many are drawn on a mesh, of which those are taken that lie evenly
 NEIGHBOURS = 3  # of a point that borrows features
 SHIFT = -1e-4  # of the solver, below the eigenvalue 0 of a shape of area 1, relative to the next
 REMEMBERED = 16  # shapes
@@ -22,7 +24,12 @@ REMEMBERED = 16  # shapes
 _remembered: OrderedDict[tuple, np.ndarray] = OrderedDict()
 
 
-def wave_kernel_signatures(scan: Scan, count: int = 16, eigenfunctions: int = EIGENFUNCTIONS):
+def wave_kernel_signatures(
+    scan: Scan,
+    count: int = 16,
+    eigenfunctions: int = EIGENFUNCTIONS,
+    as_cloud: bool = False,
+) -> np.ndarray:
     """The wave kernel signature of every point of a surface, with or without faces.
 
     A component says how much the eigenfunctions of the Laplacian, of frequencies about one value,
@@ -39,6 +46,8 @@ def wave_kernel_signatures(scan: Scan, count: int = 16, eigenfunctions: int = EI
         scan: of a surface; faces, if there are any, make the Laplacian more exact.
         count: components.
         eigenfunctions: that are looked at, fewer of small shapes.
+        as_cloud: draw points on the faces and take these, as the features of a mesh and of a bare
+            cloud do not compare well.
 
     Returns:
         float32 `[n, count]`; points that no face uses have those of the point next to them.
@@ -52,9 +61,10 @@ def wave_kernel_signatures(scan: Scan, count: int = 16, eigenfunctions: int = EI
         raise ValueError(f"scan must be a surface in space, not in {scan.dims} dimensions.")
     if len(scan) < 10:
         raise ValueError(f"scan must hold at least ten points, not {len(scan)}.")
-    key = _fingerprint(scan), count, eigenfunctions
+    as_cloud = as_cloud and scan.faces is not None
+    key = _fingerprint(scan), count, eigenfunctions, as_cloud
     if key not in _remembered:
-        _remembered[key] = _signatures(scan, count, eigenfunctions)
+        _remembered[key] = _signatures(scan, count, eigenfunctions, as_cloud)
         if len(_remembered) > REMEMBERED:
             _remembered.popitem(last=False)
     _remembered.move_to_end(key)
@@ -80,24 +90,45 @@ def _fingerprint(scan: Scan) -> str:
     return digest.hexdigest()
 
 
-def _signatures(scan: Scan, count: int, eigenfunctions: int) -> np.ndarray:
+def _signatures(scan: Scan, count: int, eigenfunctions: int, as_cloud: bool) -> np.ndarray:
     extent = float(np.ptp(scan.points, axis=0).max())
     points = (scan.points - scan.points.mean(axis=0)) / extent
     faces, used = _usable(scan, points)
-    chosen = np.flatnonzero(used)
-    if len(chosen) > LARGEST["cloud" if faces is None else "mesh"]:
-        order = np.random.default_rng(0).permutation(chosen)
-        chosen, faces = np.sort(order[: LARGEST["cloud"]]), None
-    elif faces is not None:
-        renumbered = np.cumsum(used) - 1
-        faces = renumbered[faces]
-    found = _of_spectrum(*_spectrum(points[chosen], faces, eigenfunctions), count)
-    if len(chosen) == len(points):
+    meshed = faces is not None and not as_cloud and used.sum() <= LARGEST["mesh"]
+    if meshed:
+        chosen, faces = points[used], (np.cumsum(used) - 1)[faces]
+    elif faces is not None or len(points) > LARGEST["cloud"]:
+        if faces is not None:
+            drawn = Shape(points, faces).draw(DRAWN * LARGEST["cloud"], np.random.default_rng(0))
+            points_drawn, faces = drawn["points"].astype(np.float64), None
+        else:
+            points_drawn = points
+        chosen = _evenly(points_drawn, LARGEST["cloud"])
+    else:
+        chosen = points
+    found = _of_spectrum(*_spectrum(chosen, faces, eigenfunctions), count)
+    if len(chosen) == len(points) and np.array_equal(chosen, points):
         return found.astype(np.float32)
-    distances, nearest = cKDTree(points[chosen]).query(points, k=NEIGHBOURS, workers=-1)
+    distances, nearest = cKDTree(chosen).query(points, k=NEIGHBOURS, workers=-1)
     shares = 1.0 / (distances + 1e-9)
     shares /= shares.sum(axis=1, keepdims=True)
     return np.einsum("nk,nkc->nc", shares, found[nearest]).astype(np.float32)
+
+
+def _evenly(points: np.ndarray, most: int) -> np.ndarray:
+    """Points no two of which are close, at most so many; Laplacians of random draws are poor."""
+    points = points[np.random.default_rng(0).permutation(len(points))]
+    tree = cKDTree(points)
+    radius = float(np.median(tree.query(points[:2000], k=2)[0][:, 1]))
+    while True:
+        kept = np.ones(len(points), bool)
+        pairs = tree.query_pairs(radius, output_type="ndarray")
+        for first, second in pairs[np.argsort(pairs[:, 0], kind="stable")].tolist():
+            if kept[first]:
+                kept[second] = False
+        if kept.sum() <= most:
+            return points[kept]
+        radius *= 1.05 * np.sqrt(kept.sum() / most)
 
 
 def _usable(scan: Scan, points: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
