@@ -13,7 +13,7 @@ from scipy.spatial import cKDTree
 from zoo.data.scan import Scan, as_scan
 from zoo.metrics import surface as surface_metrics
 from zoo.model import Model
-from zoo.ops.arguments import MOST, checked, one_of, positive, real_points, shown
+from zoo.ops.arguments import MOST, checked, positive, real_points, shown
 from zoo.ops.compiling import compiled, in_chunks
 from zoo.ops.gradients import value_and_gradient
 from zoo.ops.isosurface import zero_level_curve, zero_level_set
@@ -47,7 +47,9 @@ class Surface(Model):
     def __init__(self, dims: int = 3, **kwargs):
         # Coordinates need float32 under any precision policy.
         super().__init__(autocast=False, **{**kwargs, "dtype": "float32"})
-        self.dims = one_of("dims", dims, (2, 3))
+        if dims not in (2, 3):
+            raise ValueError(f"dims must be 2 or 3, not {dims}.")
+        self.dims = dims
         self.centre = stored(self, "centre", (dims,))
         self.scale = stored(self, "scale", (), "ones")
         self.built = True
