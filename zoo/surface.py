@@ -140,7 +140,7 @@ class Surface(Model):
         if scan is None and not isinstance(x, np.ndarray | list | tuple):
             check_inputs("x", x)
             return super().predict(x, batch_size=batch_size, **kwargs)
-        points = real_points("x", x if scan is None else scan.points, (self.dims,))
+        points = real_points("x", x if scan is None else scan.points, (self.dims,), least=0)
         return (self._distances(self._into_frame(points), batch_size) * self._scale)[:, None]
 
     @checked(resolution=(2, 4096), trim_distance=positive)
