@@ -91,7 +91,7 @@ def test_what_is_missing_is_named():
         Surface().predict([[0.0, 0.0, 0.0]])
     with pytest.raises(NotImplementedError, match="Ball does not define batches"):
         Ball().fit(shapes.sphere(50))
-    with pytest.raises(ValueError, match="dims must be one of"):
+    with pytest.raises(ValueError, match="dims must be 2 or 3"):
         Ball(dims=4)
 
 

@@ -16,7 +16,7 @@ from zoo.data.orientation import doubts_of_normals
 from zoo.data.scan import Scan, as_scan
 from zoo.metrics import surface as surface_metrics
 from zoo.model import Model
-from zoo.ops.arguments import MOST, checked, one_of, positive, real_points, shown
+from zoo.ops.arguments import MOST, checked, positive, real_points, shown
 from zoo.ops.compiling import compiled, in_chunks
 from zoo.ops.gradients import value_and_gradient
 from zoo.ops.isosurface import zero_level_curve, zero_level_set
@@ -50,7 +50,9 @@ class Surface(Model):
     def __init__(self, dims: int = 3, **kwargs):
         # Coordinates need float32 under any precision policy.
         super().__init__(autocast=False, **{**kwargs, "dtype": "float32"})
-        self.dims = one_of("dims", dims, (2, 3))
+        if dims not in (2, 3):
+            raise ValueError(f"dims must be 2 or 3, not {dims}.")
+        self.dims = dims
         self.centre = stored(self, "centre", (dims,))
         self.scale = stored(self, "scale", (), "ones")
         self.built = True
@@ -146,7 +148,7 @@ class Surface(Model):
         if scan is None and not isinstance(x, np.ndarray | list | tuple):
             check_inputs("x", x)
             return super().predict(x, batch_size=batch_size, **kwargs)
-        points = real_points("x", x if scan is None else scan.points, (self.dims,))
+        points = real_points("x", x if scan is None else scan.points, (self.dims,), least=0)
         return (self._distances(self._into_frame(points), batch_size) * self._scale)[:, None]
 
     @checked(resolution=(2, 4096), trim_distance=positive)

@@ -519,7 +519,11 @@ def methods() -> list[Target]:
             {"x": None, "seed": "seed"},
         ),
         Target(
-            "predict.igr", surface.predict, {"x": POINTS}, {"x": "points", "batch_size": "whole"}
+            "predict.igr",
+            surface.predict,
+            {"x": POINTS},
+            {"x": "points", "batch_size": "whole"},
+            fine={"x": [repr(np.zeros((0, 3)))]},
         ),
         Target(
             "predict.dirvnet",

@@ -234,7 +234,7 @@ class SurfaceSampler(keras.utils.PyDataset):
         super().__init__()
         if points is not None and points > len(scan):
             raise ValueError(
-                f"points (points_per_step) must not exceed the {len(scan)} points of the scan "
+                f"points_per_step must not exceed the {len(scan)} points of the scan "
                 f"{scan.name!r}, not {points}; leave it out to use all of them."
             )
         if len(scan) <= neighbours:
