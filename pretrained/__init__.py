@@ -10,7 +10,8 @@ This package needs the standard library alone; it knows neither models nor Keras
 Environment:
     ZOO_HOME: the cache folder; ``deformation-zoo`` in ``$XDG_CACHE_HOME`` or ``~/.cache`` if unset.
     ZOO_OFFLINE: ``1`` forbids every download.
-    ZOO_TIMEOUT: seconds without a byte after which a download is given up; 30 if unset.
+    ZOO_TIMEOUT: seconds without a byte after which a download is given up, 30 if unset; the whole
+        may take twice as long, and once more for each megabyte.
     HF_ENDPOINT: the server behind ``hf://`` handles; ``https://huggingface.co`` if unset.
 """
 
@@ -24,12 +25,13 @@ from pretrained.store import (
     info,
     locate,
     verify,
-    write,
 )
+from pretrained.writer import LONGEST_NAME, check, rehash, write
 
 __all__ = [
     "FORMAT",
     "GOLDEN",
+    "LONGEST_NAME",
     "WEIGHTS",
     "FetchError",
     "IntegrityError",
@@ -37,11 +39,13 @@ __all__ = [
     "Preset",
     "PresetNotFound",
     "card",
+    "check",
     "check_tag",
     "find",
     "home",
     "info",
     "locate",
+    "rehash",
     "validate",
     "verify",
     "write",

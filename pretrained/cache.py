@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from pretrained import locks
 from pretrained import manifest as manifests
 
 CHUNK = 1 << 20
 TIMEOUT = 30.0
-_MANIFEST_LIMIT = 1 << 20
+# A download may take this many time-outs, and one more for each so many bytes: 33 kB/s.
+TIMEOUTS, BYTES = 2, 1_000_000
 
 
 class FetchError(OSError):
@@ -57,8 +59,10 @@ def sha256(path: Path) -> str:
 
 def damage(path: Path, entry: dict) -> str | None:
     """What is wrong with a file: found and expected size or hash. None for an intact one."""
-    if not path.is_file():
+    if not path.exists():
         return "is missing"
+    if not path.is_file():
+        return "is no regular file"
     # The size tells most damage without reading the file.
     if (found := path.stat().st_size) != (expected := entry["bytes"]):
         return f"has {found} bytes, expected {expected}"
@@ -111,7 +115,7 @@ def fetch_manifest(url: str, target: Path) -> dict:
     """
     _require_network(target, "is not a usable copy" if target.exists() else "is missing")
     try:
-        text = b"".join(_stream(url, _MANIFEST_LIMIT))
+        text = b"".join(_stream(url, manifests.LIMIT))
     except _BadUrl as error:
         raise FetchError(f"{target.name} could not be fetched:\n  {url}: {error}") from error
     manifest = manifests.parse(text, url)
@@ -132,21 +136,24 @@ def _require_network(target: Path, state: str) -> None:
 @contextlib.contextmanager
 def _arriving(target: Path) -> Iterator[BinaryIO]:
     """A private file beside ``target`` that takes its place on success and vanishes otherwise."""
-    part = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("xb") as file:
+        # Of downloads that were killed; those that go on hold theirs locked.
+        for left in target.parent.glob(f".{target.name}.*.part"):
+            locks.remove_if_left(left)
+        with locks.new_file(lambda: _part(target)) as (part, file):
             yield file
-        os.replace(part, target)
+            file.flush()
+            os.replace(part, target)
     except OSError as error:
         raise FetchError(
             f"cannot write to the cache folder {target.parent}: {error}; "
             "set ZOO_HOME to a folder that you may write to"
         ) from error
-    finally:
-        # Gone already after the rename, and never there if the folder could not be made.
-        with contextlib.suppress(OSError):
-            part.unlink()
+
+
+def _part(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
 
 
 def _stream(url: str, limit: int) -> Iterator[bytes]:
@@ -154,23 +161,26 @@ def _stream(url: str, limit: int) -> Iterator[bytes]:
     # Imported here because they take longer than the rest of the package, and few calls need them.
     import http.client
     import urllib.error
-    import urllib.request
 
-    if not url.lower().startswith(("http://", "https://", "file://")):
-        raise _BadUrl("expected an http, https or file URL")
+    from pretrained import network
+
+    if not url.lower().startswith(("http://", "https://")):
+        raise _BadUrl("expected an http or https URL")
     timeout = _timeout()
+    seconds = timeout * (TIMEOUTS + limit / BYTES)
     try:
-        request = urllib.request.Request(url, headers={"User-Agent": "deformation-zoo"})
-        with urllib.request.urlopen(request, timeout=timeout) as response:
+        with network.opened(url, timeout, seconds) as response:
             declared, got = int(response.headers.get("Content-Length") or 0), 0
             # One byte more than allowed is asked for, to see that there is one, and no further.
-            while chunk := response.read(min(CHUNK, limit + 1 - got)):
+            while chunk := response.read1(min(CHUNK, limit + 1 - got)):
                 got += len(chunk)
                 if got > limit:
                     raise _BadUrl(f"too long: more than {limit} bytes")
                 yield chunk
             if got < declared:
                 raise _BadUrl(f"truncated: got {got} of {declared} bytes")
+    except network.TooSlow as error:
+        raise _BadUrl(f"too slow: not done after {seconds:.3g} s") from error
     except urllib.error.HTTPError as error:
         error.close()
         raise _BadUrl(f"{error.code} {error.reason}") from error

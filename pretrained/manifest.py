@@ -1,17 +1,22 @@
 """The manifest of a preset, ``preset.json``: its schema, and the model card made from it."""
 
+import hashlib
 import json
 import math
 import re
 import reprlib
+from pathlib import Path
 from typing import Any
 
-FORMAT = 1
+FORMAT = 2  # 1 carried no hash of itself
 MANIFEST = "preset.json"
 WEIGHTS = "model.weights.h5"
 GOLDEN = "golden.npz"
 CARD = "card.md"
 PREVIEW = "preview.png"
+RECIPE = "train.py"
+HASH = "sha256"  # the key of a manifest that holds its own hash
+LIMIT = 1 << 20  # bytes of a manifest
 
 
 class ManifestError(ValueError):
@@ -42,7 +47,7 @@ _NUMBER = (_number, "a finite number")
 _COUNT = (_count, "an integer, zero or more")
 _SIZE = (lambda value: value is None or _count(value), "an integer, or null where any size goes")
 _SHA256 = (_matches(r"[0-9a-f]{64}"), "64 lower-case hexadecimal digits")
-_URL = (_matches(r"(https?|file)://\S+"), "an http, https or file URL")
+_URL = (_matches(r"https?://\S+"), "an http or https URL")
 
 # An object lists its keys: "?" marks an optional one, "*" stands for every key not named here.
 # Unknown keys are welcome, so that a plugin can add facts of its own.
@@ -103,7 +108,8 @@ def validate(manifest: Any, where: str) -> None:
         )
     _check(manifest, _SCHEMA, where, "")
     for name in manifest["files"]:
-        check_filename(name, where)
+        if name != CARD:
+            check_filename(name, where)
 
 
 def check_tag(tag: str, where: str) -> None:
@@ -152,22 +158,79 @@ def _check_of(kind: Any) -> tuple:
     return {dict: _OBJECT, list: _LIST}.get(type(kind), kind)
 
 
-def parse(text: str | bytes, where: str) -> dict:
-    """The manifest in ``text``; ``ManifestError`` if it is not JSON or breaks the schema."""
+def digest(manifest: dict) -> str:
+    """The hash of a manifest: of its canonical JSON, without the key that holds the hash.
+
+    Keys in order, no spaces, other letters escaped.
+    """
+    content = {key: value for key, value in manifest.items() if key != HASH}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def text_of(manifest: dict) -> str:
+    """A manifest as it is written, with its hash as the last key."""
+    content = {key: value for key, value in manifest.items() if key != HASH}
+    content[HASH] = digest(content)
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def parse(text: str | bytes, where: str, hashed: bool = True) -> dict:
+    """The manifest in a text.
+
+    Args:
+        text: The content of a ``preset.json``.
+        where: The file or URL that it came from, for the message.
+        hashed: Whether it has to be the text that was written, to the letter. One of format 1 has
+            no hash to tell.
+
+    Raises:
+        ManifestError: If it is not JSON, breaks the schema, or is not what was written.
+    """
     try:
-        manifest = json.loads(text)
+        written = text if isinstance(text, str) else text.decode("utf-8")
+        manifest = json.loads(written, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"{where}: not valid JSON: {error}") from error
     validate(manifest, where)
+    if not hashed or (manifest["format"] == 1 and HASH not in manifest):
+        return manifest
+    if (found := manifest.get(HASH)) != (expected := digest(manifest)):
+        raise ManifestError(
+            f"{where}: {HASH} is {reprlib.repr(found)}, and the content has {expected}: it was "
+            "altered; restore it, or state what is there anew by: zoo verify --rehash FOLDER"
+        )
+    # Another spelling of the same numbers has the same hash; a checkout may have other line ends.
+    if written.replace("\r\n", "\n") != text_of(manifest):
+        raise ManifestError(
+            f"{where}: it is not as it was written: spaces, order or spelling differ; restore it, "
+            "or state what is there anew by: zoo verify --rehash FOLDER"
+        )
     return manifest
 
 
-def card(manifest: dict, preview: bool = False) -> str:
+def bytes_of(path: Path) -> bytes:
+    """The content of a manifest's file; errors name it where it is none, or too long for one."""
+    # A pipe in the place of a file would be waited for.
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is {'no regular file' if path.exists() else 'missing'}")
+    if (size := path.stat().st_size) > LIMIT:
+        raise ManifestError(f"{path}: has {size} bytes, expected at most {LIMIT}")
+    return path.read_bytes()
+
+
+def _no_number(word: str):
+    raise ValueError(f"{word} is no number of JSON")
+
+
+def card(manifest: dict, preview: bool = False, handle: str | None = None) -> str:
     """The model card: what the preset is, how good, made from what, and under which licences.
 
     Args:
         manifest: A manifest that ``validate`` accepts.
         preview: Whether to show ``preview.png``.
+        handle: What loads the preset: its name where it is installed under it. None for a folder
+            that may lie anywhere.
 
     Returns:
         Markdown that ends in a newline, the same for the same manifest.
@@ -176,7 +239,9 @@ def card(manifest: dict, preview: bool = False) -> str:
     size = manifest["files"][WEIGHTS]["bytes"]
     size = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
     parts = [f"# {name}", manifest.get("summary", ""), f"![preview]({PREVIEW})" if preview else ""]
-    snippet = f'model = zoo.load("{name}")  # or the path of this folder; {size}'
+    snippet = f'model = zoo.load("{handle}")  # or the path of this folder; {size}'
+    if handle is None:
+        snippet = f'model = zoo.load("./{manifest["tag"]}")  # the path of this folder; {size}'
     parts += [f"```python\nimport zoo\n\n{snippet}\n```"]
 
     if metrics := manifest.get("metrics"):

@@ -1,34 +1,32 @@
-"""Presets as folders: find them by name, have their files ready, write and verify them."""
+"""Presets as folders: find them by name, have their files ready, verify them."""
 
 import contextlib
 import copy
 import difflib
 import fnmatch
-import json
 import os
 import re
-import secrets
-import shutil
 import urllib.parse
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pretrained import cache
+from pretrained import cache, swapping
 from pretrained.manifest import (
     CARD,
-    FORMAT,
-    GOLDEN,
+    HASH,
     MANIFEST,
     PREVIEW,
-    WEIGHTS,
+    RECIPE,
     ManifestError,
+    bytes_of,
     card,
-    check_filename,
     parse,
-    validate,
 )
+
+SHOWN = (CARD, PREVIEW, RECIPE)  # and not loaded: of a hub's preset they are not fetched
+ROOT = Path(__file__).parent
 
 Roots = Sequence[str | os.PathLike]
 Handle = str | os.PathLike
@@ -134,11 +132,12 @@ def info(handle: Handle, roots: Roots = ()) -> Preset:
     if text.startswith("hf://"):
         return _hub(text)
     folder = Path(text).expanduser().absolute()
+    swapping.recover(folder)
     looks_like_path = "/" in text or os.sep in text or text.startswith((".", "~"))
     if not isinstance(handle, str) or looks_like_path or (folder / MANIFEST).is_file():
         if not (folder / MANIFEST).is_file():
             raise PresetNotFound(f"no preset in folder {folder}: it holds no {MANIFEST}")
-        return _read(folder)
+        return read(folder)
     return _by_name(text, roots)
 
 
@@ -159,8 +158,16 @@ def locate(handle: Handle, roots: Roots = ()) -> Preset:
         PresetNotFound, ManifestError, ValueError: As for ``info``.
     """
     preset = info(handle, roots)
+    if HASH not in preset.manifest:
+        warnings.warn(
+            f"preset {preset.name} is of format 1 and has no hash of itself: that it is unaltered "
+            "cannot be told. State what is there by: zoo verify --rehash FOLDER",
+            stacklevel=2,
+        )
     for filename, entry in preset.manifest["files"].items():
         path = preset.folder / filename
+        if not path.exists() and filename in SHOWN and _is_cached(preset):
+            continue
         if path.exists():
             if problem := cache.damage(path, entry):
                 raise IntegrityError(
@@ -176,78 +183,6 @@ def locate(handle: Handle, roots: Roots = ()) -> Preset:
     return preset
 
 
-def write(
-    folder: str | os.PathLike,
-    manifest: Mapping,
-    files: Mapping[str, str | os.PathLike | Callable[[Path], object]],
-    overwrite: bool = False,
-) -> Preset:
-    """Writes a whole preset folder, or nothing.
-
-    Args:
-        folder: The folder to make.
-        manifest: The content of ``preset.json``. ``format`` is filled in, and so are the hashes and
-            sizes in ``files``, whose other keys (``urls``, ``rtol``, ``atol``) are kept. A file
-            that is listed with urls and hash need not be given.
-        files: Per file name, a file to copy or a function that writes to the path it is given. The
-            weights, the golden file and whatever ``manifest["files"]`` lists are hashed.
-        overwrite: Replace an existing preset, the whole folder with it. The old one may be the
-            source of ``files``; it stays as it is if anything fails.
-
-    Returns:
-        The preset as it reads back.
-
-    Raises:
-        FileExistsError: If ``folder`` exists and ``overwrite`` is off, or it is no preset.
-        FileNotFoundError: If a file of ``files`` is not there or was not written.
-        ManifestError: If the manifest is not valid.
-    """
-    folder = Path(folder).expanduser().resolve()
-    if folder.exists():
-        if not overwrite:
-            raise FileExistsError(f"{folder} exists; pass overwrite=True to replace it")
-        # A mistaken path must not cost anybody a folder of something else.
-        if not folder.is_dir() or (any(folder.iterdir()) and not (folder / MANIFEST).is_file()):
-            raise FileExistsError(f"{folder} is not a preset (no {MANIFEST}): it is not replaced")
-    where = str(folder / MANIFEST)
-    for name in files:
-        check_filename(name, where)
-    manifest = {"format": FORMAT, "files": {}, **manifest}
-    manifest = {key: _as_json(value, where, key) for key, value in manifest.items()}
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the folder, so that the last step is a rename; hidden, so that nobody lists it.
-    draft = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.new")
-    try:
-        draft.mkdir()
-        for name, source in files.items():
-            target = draft / name
-            if callable(source):
-                source(target)
-                if not target.is_file():
-                    raise FileNotFoundError(
-                        f"files[{name!r}] wrote nothing to the path it was given"
-                    )
-            else:
-                shutil.copyfile(source, target)
-            if name in (WEIGHTS, GOLDEN) or name in manifest["files"]:
-                facts = {"sha256": cache.sha256(target), "bytes": target.stat().st_size}
-                manifest["files"][name] = {**manifest["files"].get(name, {}), **facts}
-        validate(manifest, where)
-        for name, entry in manifest["files"].items():
-            if name not in files and not entry.get("urls"):
-                raise ManifestError(f"{where}: files lists {name!r}, neither given nor with urls")
-        text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-        (draft / MANIFEST).write_text(text, encoding="utf-8", newline="\n")
-        text = card(manifest, preview=PREVIEW in files)
-        (draft / CARD).write_text(text, encoding="utf-8", newline="\n")
-        _put(draft, folder)
-    finally:
-        # Gone already after the rename.
-        shutil.rmtree(draft, ignore_errors=True)
-    return _read(folder)
-
-
 def verify(preset: Preset) -> list[str]:
     """Checks the files of a preset without fetching any.
 
@@ -261,9 +196,11 @@ def verify(preset: Preset) -> list[str]:
     """
     problems = []
     try:
-        validate(preset.manifest, str(preset.folder / MANIFEST))
-    except ManifestError as error:
+        manifest = read(preset.folder).manifest
+    except (ManifestError, OSError) as error:
         return [str(error)]
+    if HASH not in manifest:
+        problems.append(f"{MANIFEST} is of format 1 and has no hash of itself: zoo verify --rehash")
     for filename, entry in preset.manifest["files"].items():
         path = preset.folder / filename
         if not path.exists() and entry.get("urls"):
@@ -273,20 +210,23 @@ def verify(preset: Preset) -> list[str]:
         if problem := cache.damage(path, entry):
             problems.append(f"{path} {problem}")
     # Of a hub's preset the cache keeps only what loading needs.
-    if not preset.folder.is_relative_to(cache.home()):
+    if not _is_cached(preset):
         path = preset.folder / CARD
-        expected = card(preset.manifest, preview=(preset.folder / PREVIEW).is_file())
+        preview = (preset.folder / PREVIEW).is_file()
+        expected = [card(manifest, preview, handle) for handle in (preset.name, None)]
         if not path.is_file():
             problems.append(f"{path} is missing")
-        elif path.read_text(encoding="utf-8") != expected:
+        elif path.read_text(encoding="utf-8") not in expected:
             problems.append(f"{path} is not the card that {MANIFEST} generates")
-    return problems
+    return list(dict.fromkeys(problems))
 
 
 def _index(roots: Roots) -> dict[str, Path]:
     """Folders by case-folded ``model.tag``, from the folder names alone; the first root wins."""
     index: dict[str, Path] = {}
-    for root in (Path(__file__).parent, *map(Path, roots)):
+    for root in (ROOT, *map(Path, roots)):
+        for left in root.glob("*/.*.old"):
+            swapping.recover(left.with_name(left.name[1:].rsplit(".", 2)[0]))
         for folder in sorted(path.parent.absolute() for path in root.glob(f"*/*/{MANIFEST}")):
             # A hidden folder is a preset that is being written.
             if folder.name.startswith("."):
@@ -299,37 +239,19 @@ def _index(roots: Roots) -> dict[str, Path]:
     return index
 
 
-def _put(draft: Path, folder: Path) -> None:
-    """Renames ``draft`` to ``folder``; an old one steps aside, and back if that goes wrong."""
-    if not folder.exists():
-        os.rename(draft, folder)
-        return
-    old = draft.with_suffix(".old")
-    os.rename(folder, old)
-    try:
-        os.rename(draft, folder)
-    except BaseException:
-        os.rename(old, folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+def _is_cached(preset: Preset) -> bool:
+    return preset.folder.is_relative_to(cache.home())
 
 
-def _as_json(value: object, where: str, key: str) -> object:
-    """The value as it will read back: a copy, with lists for tuples."""
-    try:
-        return json.loads(json.dumps(value, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise ManifestError(f"{where}: {key} cannot be written as JSON: {error}") from error
-
-
-def _read(folder: Path) -> Preset:
+def read(folder: Path) -> Preset:
+    """The preset in a folder; its other files are not looked at."""
     path = folder / MANIFEST
-    return Preset(folder, parse(path.read_bytes(), str(path)))
+    return Preset(folder, parse(bytes_of(path), str(path)))
 
 
 def _installed(folder: Path) -> Preset:
     """Reads a preset that was found by its folder's name, so the two names must agree."""
-    preset, name = _read(folder), f"{folder.parent.name}.{folder.name}"
+    preset, name = read(folder), f"{folder.parent.name}.{folder.name}"
     if preset.name.casefold() != name.casefold():
         raise ManifestError(
             f"{folder / MANIFEST}: model and tag are {preset.name!r}, expected {name!r} as its "
@@ -371,7 +293,7 @@ def _hub(handle: str) -> Preset:
 
     manifest = None
     with contextlib.suppress(ManifestError, OSError):
-        manifest = parse(preset.read_bytes(), str(preset))
+        manifest = parse(bytes_of(preset), str(preset))
     pinned = re.fullmatch("[0-9a-f]{40}", revision) is not None
     if manifest is None or not (pinned or cache.offline()):
         try:

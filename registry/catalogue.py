@@ -186,10 +186,10 @@ def _taken() -> dict[str, str]:
 def _add(entry: Entry, replace: bool) -> Entry:
     key = fold(entry.name)
     with _lock:
-        if not replace and (owner := _taken().get(key)):
-            raise ValueError(
-                f"name: {entry.name!r} already stands for {owner}; replace=True replaces it"
-            )
+        # A plugin is loaded whenever anybody lists names: it replaces nothing of others.
+        if (owner := _taken().get(key)) and (not replace or plugins.is_loading()):
+            way = "a plugin replaces nothing" if replace else "replace=True replaces it"
+            raise ValueError(f"name: {entry.name!r} already stands for {owner}; {way}")
         _renamed.pop(key, None)
         _entries[key] = entry
     return entry

@@ -95,7 +95,7 @@ class Entry:
         module, _, path = self.target.partition(":")
         try:
             found = operator.attrgetter(path)(importlib.import_module(module))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ImportError(
                 f"cannot load {self.name!r} from {self.target!r}: {type(error).__name__}: {error}"
             ) from error

@@ -35,7 +35,8 @@ ALLOWED = {
     "zoo.surface": "ops metrics data geometry model registration",
     "zoo.models": "ops layers losses metrics data geometry model transform registration surface",
     "zoo.catalogue": "registry",
-    "zoo.api": "registry pretrained catalogue registration",
+    "zoo.saving": "catalogue",
+    "zoo.api": "registry pretrained catalogue ops registration",
     "zoo.view": "ops geometry io transform data registration",
 }
 ON_TOP = {"zoo", "zoo.cli", "zoo.demo", "zoo.testing", "zoo.recipes", "zoo.reports", "zoo.__main__"}

@@ -5,9 +5,22 @@ weights, a *transform* is what a registration returns. Importing this package lo
 nor any data library; each name below is imported on first use.
 """
 
+import os as _os
 from importlib import import_module
 
+from zoo.saving import announce as _announce
+
 __version__ = "0.1.0"
+
+BACKENDS = ("tensorflow", "jax")
+
+# Otherwise Keras would fail by whatever is missing first, deep inside.
+if _os.environ.get("KERAS_BACKEND") not in (None, "", *BACKENDS):
+    raise ImportError(
+        f"KERAS_BACKEND is {_os.environ['KERAS_BACKEND']!r}, and the zoo runs on "
+        f"{' or '.join(BACKENDS)}: set the environment variable to one of them, or unset it."
+    )
+_announce()
 
 _HOMES = {
     "find": "zoo.api",

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import reprlib
 import zipfile
 from pathlib import Path
 
 import pretrained
 import registry
 import zoo.catalogue  # noqa: F401  (declares the built-in entries)
+from registry.kinds import expected, fits, kinds
 from registry.signatures import arguments
+
+MOST_PACKED = 2**24  # bytes of a `.keras` file, beside a multiple of its size
 
 
 def find(pattern: str = "*", pretrained: bool = False, **facts) -> list[str]:
@@ -48,7 +52,7 @@ def is_preset(name: str | Path) -> bool:
 def describe(name: str | Path) -> str:
     """The card of a preset ("igr.bunny", a folder, "hf://..."), or a method with its arguments."""
     if is_preset(name):
-        return pretrained.card(info(str(name)).manifest)
+        return pretrained.card(info(str(name)).manifest, handle=str(name))
     entry = registry.get(name)
     lines = [
         f"# {entry.name}",
@@ -94,41 +98,74 @@ def create(name: str, **config):
     return model
 
 
-def load(source: str | Path, **config):
+def load(source: str | Path, *, golden: bool = False, **config):
     """A pretrained model, compiled; a new one at every call.
 
     Args:
         source: a preset ("igr.bunny", or "igr" for the default one), a preset folder,
             "hf://owner/repository@revision", or a `.keras` file; or several of them and of
             methods, one after the other, "affine+dirvnet.brain2d".
+        golden: also compute the output that the preset stores, and compare.
         **config: constructor arguments that replace a preset's; the weights must still fit.
 
     Returns:
-        A `zoo.Model`. Sizes and hashes of a preset's files have been verified.
+        A `zoo.Model`. Sizes and hashes of a preset's files have been verified, and its
+        configuration and weights are of the types that the method takes.
 
     Raises:
         pretrained.PresetNotFound: if there is no such preset; the message lists close ones.
-        pretrained.IntegrityError: if a file was altered.
+        pretrained.IntegrityError: if a file was altered, or `golden` and the output is another.
+        pretrained.ManifestError: if the manifest was altered, or its configuration is none of the
+            method's.
+        ValueError: if the weights do not fit the configuration, or are no finite numbers.
     """
     text = str(source)
     if "+" in text and not text.startswith("hf://") and not Path(text).expanduser().exists():
+        if golden:
+            raise ValueError(f"golden: {text!r} has no output of its own; load its parts with it.")
         return _chained(text, config)
     if text.endswith(".keras"):
-        if config:
-            raise ValueError(f"a .keras file has its configuration; {sorted(config)} must be left.")
+        if config or golden:
+            given = sorted([*config, *["golden"] * golden])
+            raise ValueError(f"a .keras file has its configuration; {given} must be left.")
         return _load_keras_file(Path(source).expanduser())
     preset = pretrained.locate(str(source), roots=registry.preset_folders())
+    _check_config(preset.model, preset.config, f"{preset.folder / 'preset.json'}: config")
     config = {**preset.config, **config}
     model = registry.get(preset.model).load()(**config)
     try:
-        model.load_weights(preset.path(pretrained.WEIGHTS))
-    except (OSError, ValueError, KeyError) as error:
+        model.load_checked(preset.path(pretrained.WEIGHTS))
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ValueError(
             f"The weights of {preset.name} do not fit its configuration {config}: {error}"
         ) from error
     # Fine-tuning goes on with the weights of the loss that the preset was trained with.
     model.compile(loss_weights=preset.manifest.get("loss_weights"))
+    if golden:
+        model.check_golden(preset)
     return model
+
+
+def _check_config(method: str, config: dict, where: str) -> None:
+    """Checks that a configuration is one of a method's, before anything is built by it.
+
+    Raises:
+        pretrained.ManifestError: if not; the message begins with `where`.
+    """
+    found = arguments(registry.get(method).target)
+    known = None if found is None else {argument.name: argument for argument in found}
+    for name, value in config.items():
+        if known is not None and name not in known:
+            raise pretrained.ManifestError(f"{where} has {name!r}, which {method!r} does not take")
+        wanted = [("Any", ())] if known is None else kinds(known[name])
+        if not fits(wanted, value):
+            raise pretrained.ManifestError(
+                f"{where}.{name} is {reprlib.repr(value)}, expected {expected(wanted)} of a "
+                "sensible size"
+            )
+        # A part of a chain.
+        if isinstance(value, dict) and value.keys() == {"method", "config"}:
+            _check_config(value["method"], value["config"], f"{where}.{name}.config")
 
 
 def _chained(names: str, config: dict):
@@ -178,10 +215,14 @@ def _load_keras_file(path: Path):
     """Imports the class that a `.keras` file needs, which Keras itself only does for its own."""
     if not path.is_file():
         raise FileNotFoundError(f"source: no file {str(path)!r}.")
+    from zoo.ops.stored import check_archive
+
+    # Keras packs nothing, so that a file that does grows by a little at most.
+    check_archive(path, MOST_PACKED + 20 * path.stat().st_size, "source")
     try:
         with zipfile.ZipFile(path) as archive:
             class_name = json.loads(archive.read("config.json"))["class_name"]
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+    except (zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
         raise ValueError(f"source: {path.name!r} is not a Keras model file: {error}") from error
     for entry in registry.find():
         if not entry.error and entry.where.endswith(f":{class_name}"):

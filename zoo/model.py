@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 import types
+import warnings
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,7 +14,8 @@ import numpy as np
 from keras import ops
 
 from zoo.ops.arguments import checked
-from zoo.ops.compiling import tensorflow_on_cpu
+from zoo.ops.compiling import replicas, require_float32, tensorflow_on_cpu
+from zoo.ops.stored import check_archive, check_weights
 from zoo.ops.training import Released
 from zoo.ops.training_arguments import check_compile, check_fit, check_inputs
 from zoo.ops.waiting import Compiling
@@ -19,6 +23,8 @@ from zoo.ops.waiting import Compiling
 MANIFEST_FACTS = frozenset(
     ("summary", "metrics", "training", "licence", "paper", "notes", "default", "files")
 )
+SPARE = 2**20  # bytes of a preset beside its weights, at least
+MOST_GOLDEN = 2**28  # bytes of its stored input and output
 
 
 class Model(Released):
@@ -48,7 +54,16 @@ class Model(Released):
 
     @checked()
     def __init__(self, **kwargs):
+        require_float32()
         super().__init__(**kwargs)
+        policy = keras.config.dtype_policy()
+        if policy.compute_dtype != self.compute_dtype:
+            warnings.warn(
+                f"{type(self).__name__} computes in {self.compute_dtype}, since coordinates need "
+                f"its digits: the global policy {policy.name!r} is not applied.",
+                UserWarning,
+                stacklevel=2,
+            )
         # In a namespace, because Keras would write metrics it finds in attributes to weight files.
         self._terms = types.SimpleNamespace(
             weights=dict(self.default_loss_weights),
@@ -117,7 +132,7 @@ class Model(Released):
             loss_weights: weights that replace the default ones, by term.
             jit_compile: whether XLA compiles whole training steps; "auto" does, except under
                 TensorFlow on a CPU for methods that do not set `xla_on_cpu`: convolutions are
-                faster in oneDNN, multilayer perceptrons in XLA.
+                faster in oneDNN, multilayer perceptrons in XLA. Several replicas have none.
             **kwargs: further arguments of `keras.Model.compile`.
 
         Raises:
@@ -132,7 +147,9 @@ class Model(Released):
                 f"{type(self).__name__} has {sorted(self.default_loss_weights)}."
             )
         self._terms.weights = {**self.default_loss_weights, **(loss_weights or {})}
-        if jit_compile == "auto" and tensorflow_on_cpu():
+        if jit_compile == "auto" and replicas() > 1:
+            jit_compile = False  # XLA cannot reach the variables of another replica
+        elif jit_compile == "auto" and tensorflow_on_cpu():
             jit_compile = self.xla_on_cpu
         if optimizer is None:
             optimizer = self.default_optimizer()
@@ -171,6 +188,10 @@ class Model(Released):
             total = total + self._terms.weights[name] * value
         return total
 
+    def __call__(self, *args, **kwargs):
+        require_float32()
+        return super().__call__(*args, **kwargs)
+
     def fit(self, x=None, y=None, *, callbacks=None, **kwargs):
         """Trains on a container of the zoo, or on anything that `keras.Model.fit` takes.
 
@@ -184,10 +205,13 @@ class Model(Released):
             self.compile()
         if x is None or isinstance(x, str | Path | list):
             raise ValueError(
-                f"x must be a container such as zoo.Scan or zoo.Pair (their `read` takes paths), "
-                f"an array or a data set, not {x!r:.60}."
+                "x must be a container such as zoo.Scan or zoo.Pair (their `read` takes paths), of "
+                "registrations a list of pairs (zoo.data.pairs.PairDataset), an array or a data "
+                f"set, not {x!r:.60}."
             )
-        options = {name: kwargs[name] for name in self.prepare_options if name in kwargs}
+        given = {name: kwargs.get(name) for name in self.prepare_options}
+        # None is what Keras takes for an option that is left out.
+        options = {name: value for name, value in given.items() if value is not None}
         check_fit(kwargs)
         dataset = self.prepare(x, **options)
         if dataset is x:
@@ -196,7 +220,7 @@ class Model(Released):
             validation = self.prepare(kwargs["validation_data"], validation=True, **options)
             kwargs["validation_data"] = validation
         if dataset is not x:
-            kwargs = {name: value for name, value in kwargs.items() if name not in options}
+            kwargs = {name: value for name, value in kwargs.items() if name not in given}
         if hasattr(dataset, "epoch"):
             # The zoo's data sets shuffle by seed and epoch. Keras would shuffle them once more,
             # from a generator whose state a resumed run does not have.
@@ -234,26 +258,58 @@ class Model(Released):
         Raises:
             FileExistsError: if the folder exists and `overwrite` is False.
             TypeError: for a fact that a manifest does not have.
-            ValueError: if this model's class is not registered.
+            ValueError: if this model's class is not registered, its weights are not finite, or
+                the name of the folder can be no tag.
+            OSError: if another process is writing the folder, or the disk does not take it.
         """
         import pretrained
 
+        files = {
+            "model.weights.h5": self._save_weights_alone,
+            "golden.npz": self._save_golden,
+            **facts.pop("files", {}),
+        }
+        self._check_finite()
+        manifest = self._manifest(folder, facts)
+        return pretrained.write(folder, manifest, files, overwrite=overwrite).folder
+
+    def check_preset(self, folder: str | Path, *, overwrite: bool = False, **facts) -> None:
+        """Checks all of `save_preset` that can be known before the model is trained.
+
+        Args:
+            folder: as for `save_preset`.
+            overwrite: as for `save_preset`.
+            **facts: as for `save_preset`.
+
+        Raises:
+            OSError: also if the disk has no room for the weights.
+            FileExistsError, TypeError, ValueError: as for `save_preset`.
+        """
+        import pretrained
+
+        files = facts.pop("files", {})
+        manifest = self._manifest(folder, facts)
+        pretrained.check(folder, manifest, ["model.weights.h5", "golden.npz", *files], overwrite)
+        place = Path(folder).expanduser().absolute()
+        while not place.is_dir():
+            place = place.parent
+        needed = 4 * sum(math.prod(variable.shape) for variable in self.variables) + SPARE
+        if (free := shutil.disk_usage(place).free) < needed:
+            raise OSError(
+                f"the disk of {place} has {free} bytes left; this preset needs about {needed}."
+            )
+
+    def _manifest(self, folder: str | Path, facts: dict) -> dict:
         unknown = set(facts) - MANIFEST_FACTS
         if unknown:
             raise TypeError(
                 f"save_preset got {sorted(unknown)}; the facts are {sorted(MANIFEST_FACTS)}."
             )
         entry = self.entry()
-        folder = Path(folder).expanduser()
         inputs, outputs = self.signature()
-        given = self.golden_inputs()
-        computed = self.predict(given, verbose=0)
-        golden = {f"input.{name}": array for name, array in by_name(given, inputs).items()}
-        golden |= {f"output.{name}": array for name, array in by_name(computed, outputs).items()}
-        manifest = {
-            "format": pretrained.FORMAT,
+        return {
             "model": entry.name,
-            "tag": folder.name,
+            "tag": Path(folder).expanduser().name,
             "config": self.get_preset_config(),
             "loss_weights": self.loss_weights,
             "files": {"golden.npz": {"rtol": 1e-3, "atol": 1e-4}},
@@ -261,14 +317,56 @@ class Model(Released):
             "outputs": outputs,
             "licence": {"weights": "unspecified", "data": "unspecified"},
             "paper": entry.paper,
-        }
-        files = {
-            "model.weights.h5": self._save_weights_alone,
-            "golden.npz": lambda path: np.savez_compressed(path, **golden),
-            **facts.pop("files", {}),
-        }
-        preset = pretrained.write(folder, manifest | facts, files, overwrite=overwrite)
-        return preset.folder
+        } | facts
+
+    def load_checked(self, path: str | Path) -> None:
+        """Loads weights that come from anywhere, as `load_weights`.
+
+        Raises:
+            ValueError: if they are of other types than the model's, no finite numbers, or do not
+                fit it.
+            OSError: if it is no weight file.
+        """
+        check_weights(path, {keras.backend.standardize_dtype(v.dtype) for v in self.variables})
+        self.load_weights(path)
+
+    def check_golden(self, preset) -> None:
+        """Compares the output that a preset stores with what the model computes.
+
+        Args:
+            preset: the `pretrained.Preset` that the model was loaded from; one without a stored
+                output passes.
+
+        Raises:
+            pretrained.IntegrityError: if they differ by more than the preset's tolerances: rtol,
+                and atol as a share of the largest value.
+        """
+        import pretrained
+
+        facts = preset.manifest["files"].get("golden.npz")
+        if facts is None:
+            return
+        path = preset.path("golden.npz")
+        check_archive(path, MOST_GOLDEN, "golden")
+        sides: dict[str, dict] = {"input": {}, "output": {}}
+        with np.load(path, allow_pickle=False) as golden:
+            for key in golden:
+                side, _, name = key.partition(".")
+                sides.setdefault(side, {})[name] = golden[key]
+        given = sides["input"]
+        computed = self.predict(given if len(given) > 1 else next(iter(given.values())), verbose=0)
+        for name, values in by_name(computed, sides["output"]).items():
+            stored = sides["output"].get(name)
+            same = stored is not None and stored.shape == np.shape(values)
+            if same:
+                atol = facts.get("atol", 1e-4) * np.abs(stored).max(initial=0)
+                same = np.allclose(values, stored, facts.get("rtol", 1e-3), atol)
+            if not same:
+                far = np.abs(values - stored).max() if np.shape(stored) == np.shape(values) else "?"
+                raise pretrained.IntegrityError(
+                    f"preset {preset.name}: {name} is not what golden.npz stores; the largest "
+                    f"difference is {far}"
+                )
 
     @classmethod
     def entry(cls):
@@ -292,6 +390,23 @@ class Model(Released):
         """The constructor arguments without Keras's own (`name`, `trainable`, `dtype`)."""
         own = {"name", "trainable", "dtype"}
         return {key: value for key, value in self.get_config().items() if key not in own}
+
+    def _check_finite(self):
+        for variable in self.variables:
+            values = ops.convert_to_numpy(variable)
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                raise ValueError(
+                    f"{variable.path} holds values that are NaN or infinite: the training has "
+                    "diverged, and no preset is written; try a smaller learning rate."
+                )
+
+    def _save_golden(self, path: Path):
+        inputs, outputs = self.signature()
+        given = self.golden_inputs()
+        computed = self.predict(given, verbose=0)
+        golden = {f"input.{name}": array for name, array in by_name(given, inputs).items()}
+        golden |= {f"output.{name}": array for name, array in by_name(computed, outputs).items()}
+        np.savez_compressed(path, **golden)
 
     def _save_weights_alone(self, path: Path):
         # Keras stores the optimiser's moments beside the weights; a preset does not need them.

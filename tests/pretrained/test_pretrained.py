@@ -30,7 +30,7 @@ def entry(data, *urls, **more):
 def manifest(name="toy.small", **changes):
     model, tag = name.split(".")
     return {
-        "format": 1,
+        "format": 2,
         "model": model,
         "tag": tag,
         "config": {"width": 8, "sizes": [1, 2]},
@@ -42,11 +42,18 @@ def manifest(name="toy.small", **changes):
     }
 
 
+def text(content):
+    """A manifest as it has to be written, with its hash, without the package's own writer."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    whole = {**content, "sha256": hashlib.sha256(canonical.encode()).hexdigest()}
+    return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+
+
 def place(root, content, weights=WEIGHTS):
     """Puts a preset folder on disk without the package's own writer."""
     folder = root / content["model"] / content["tag"]
     folder.mkdir(parents=True)
-    (folder / "preset.json").write_text(json.dumps(content))
+    (folder / "preset.json").write_text(text(content))
     if weights is not None:
         (folder / "model.weights.h5").write_bytes(weights)
     return folder
@@ -164,7 +171,7 @@ def test_schema_errors_in_files(facts, words):
 
 
 @pytest.mark.parametrize(
-    "name", ["../evil", "a/b", "a\\b", "..", ".hidden", "/abs", "", "preset.json", "card.md"]
+    "name", ["../evil", "a/b", "a\\b", "..", ".hidden", "/abs", "", "preset.json"]
 )
 def test_file_names_stay_in_the_folder(name):
     files = {"model.weights.h5": entry(WEIGHTS), name: entry(GOLDEN)}
@@ -180,8 +187,8 @@ def test_only_weights_that_cannot_run_code(name):
 
 
 def test_a_newer_format_asks_for_an_upgrade():
-    with pytest.raises(ManifestError, match="format is 2, and the newest .* is 1: upgrade"):
-        pretrained.validate({"format": 2, "unknown": "keys"}, "here")
+    with pytest.raises(ManifestError, match="format is 3, and the newest .* is 2: upgrade"):
+        pretrained.validate({"format": 3, "unknown": "keys"}, "here")
     with pytest.raises(ManifestError, match="format is None"):
         pretrained.validate({}, "here")
 
@@ -199,7 +206,7 @@ def test_the_card_tells_what_a_reader_needs():
         paper="arXiv:0000.00000",
         notes="For tests.",
     )
-    text = pretrained.card(content)
+    written = pretrained.card(content, handle="toy.small")
     for words in (
         "# toy.small\n\nA toy.\n",
         'zoo.load("toy.small")',
@@ -211,8 +218,9 @@ def test_the_card_tells_what_a_reader_needs():
         "arXiv:0000.00000",
         "For tests.\n",
     ):
-        assert words in text
-    assert "preview.png" not in text
+        assert words in written
+    assert "preview.png" not in written
+    assert 'zoo.load("./small")  # the path of this folder' in pretrained.card(content)
     assert "![preview](preview.png)" in pretrained.card(content, preview=True)
     assert "How good" not in pretrained.card(manifest())
 
@@ -343,7 +351,6 @@ def test_every_failure_is_told_and_nothing_is_left(tmp_path, server, cache, monk
         f"{server.url}/long/w": f"too long: more than {size} bytes",
         f"{server.url}/stall/w": "timed out: no data for 0.3 s",
         "http://127.0.0.1:1/w": "refused",
-        (tmp_path / "absent").as_uri(): "absent",
     }
     start = time.monotonic()
     with pytest.raises(FetchError, match="model.weights.h5 could not be fetched") as caught:
@@ -355,11 +362,11 @@ def test_every_failure_is_told_and_nothing_is_left(tmp_path, server, cache, monk
     assert files_under(cache) == []
 
 
-def test_file_urls(tmp_path):
+def test_urls_of_files_are_refused(tmp_path):
     source = tmp_path / "source"
     source.write_bytes(WEIGHTS)
-    folder = remote(tmp_path, source.as_uri())
-    assert pretrained.locate(folder).path("model.weights.h5").read_bytes() == WEIGHTS
+    with pytest.raises(ManifestError, match=r"urls\[0\] is 'file:.*expected an http or https URL"):
+        pretrained.locate(remote(tmp_path, source.as_uri()))
 
 
 @pytest.mark.parametrize("text", ["soon", "0", "-1", "inf", "nan"])
@@ -431,7 +438,7 @@ def test_progress_is_for_terminals(tmp_path, server, monkeypatch, capsys, termin
 def publish(server, revision, folder="", **changes):
     content = manifest(**{"files": {"model.weights.h5": entry(WEIGHTS)}, **changes})
     base = f"/owner/repo/resolve/{revision}{folder}"
-    server.files[f"{base}/preset.json"] = json.dumps(content).encode()
+    server.files[f"{base}/preset.json"] = text(content).encode()
     server.files[f"{base}/model.weights.h5"] = WEIGHTS
     return f"{base}/preset.json"
 
@@ -503,6 +510,9 @@ def test_write_then_load(tmp_path):
     assert preset.manifest["files"] == {
         "model.weights.h5": entry(WEIGHTS),
         "golden.npz": entry(GOLDEN, rtol=1e-4),
+        "preview.png": entry(b"picture"),
+        "train.py": entry(b"print()"),
+        "card.md": entry((preset.folder / "card.md").read_bytes()),
     }
     names = "card.md golden.npz model.weights.h5 preset.json preview.png train.py"
     assert " ".join(path.name for path in files_under(preset.folder)) == names

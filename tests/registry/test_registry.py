@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -274,6 +275,15 @@ def test_a_plugin_gives_one_or_many_or_a_function(install):
     [
         ("raise ValueError('sorry')", "ValueError: sorry"),
         ("raise SystemExit('sorry')", "SystemExit: sorry"),
+        ("class Odd(BaseException): pass\nraise Odd('sorry')", "Odd: sorry"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt: "),
+        ("raise GeneratorExit('sorry')", "GeneratorExit: sorry"),
+        ("class M(Exception):\n def __str__(self): 1 / 0\nraise M", "M: (ZeroDivisionError when"),
+        ("raise ValueError('long' * 10**6)", "ValueError: longlong"),
+        (
+            "import itertools\nENTRIES = itertools.repeat(1)",
+            "ValueError: zoo_bad:ENTRIES gave",
+        ),
         ("this is no python", "SyntaxError: "),
         ("", "AttributeError: "),
         ("ENTRIES = 1 / 0", "ZeroDivisionError: "),
@@ -309,6 +319,44 @@ def test_a_plugin_overrides_nothing(install):
         "zoo-b-built_in": "ValueError: the name 'built_in' already stands for decimal:Decimal",
         "zoo-c-shared": "ValueError: the name 'shared' already stands for fractions:Fraction",
     }
+
+
+def test_a_plugin_that_sleeps_is_not_waited_for(install, monkeypatch):
+    monkeypatch.setattr(registry.plugins, "PATIENCE", 0.2)
+    install("zoo-bad", "import time\ntime.sleep(30)", "p-bad = zoo_bad:E", "p = zoo_bad:E")
+    install("zoo-good", f"{ONE}ENTRIES = one('p-good')", "good = zoo_good:ENTRIES")
+    start = time.monotonic()
+    assert [e.name for e in find("p-*", task="registration")] == ["p-good"]
+    assert registry.preset_folders() == []
+    assert time.monotonic() - start < 5
+    assert get("p-bad").error == "TimeoutError: not loaded after 0.2 s"
+    assert registry.broken_presets() == {"p": "TimeoutError: not loaded after 0.2 s"}
+
+
+def test_a_plugin_replaces_no_name_while_it_is_imported(install):
+    add_method(entry("here", "decimal:Decimal"))
+    source = f"{ONE}add_method(one('here'), replace=True)\nE = []"
+    install("zoo-p", source, "p-bad = zoo_p:E")
+    assert [e.name for e in find("here")] == ["here"]
+    assert get("here").target == "decimal:Decimal"
+    assert get("p-bad").error.endswith("a plugin replaces nothing")
+
+
+def test_an_entry_of_a_class_of_its_own_is_a_plain_one(install):
+    source = (
+        "class Odd(Entry):\n    @property\n    def where(self): raise OSError\n"
+        "E = Odd('p-odd', 'fractions:Fraction', 'registration', 'image')"
+    )
+    install("zoo-p", source, "p = zoo_p:E")
+    assert type(find("p-*")[0]) is Entry and get("p-odd").where == "fractions:Fraction"
+
+
+def test_a_distribution_that_cannot_be_read_hides_no_other(install, tmp_path):
+    install("zoo-good", f"{ONE}ENTRIES = one('p-good')", "good = zoo_good:ENTRIES")
+    install("zoo-bad")
+    (tmp_path / "zoo_bad-1.0.dist-info" / "entry_points.txt").write_bytes(b"[zoo.models]\n\xff\xfe")
+    registry.reload()
+    assert [e.name for e in find("p-*")] == ["p-good"]
 
 
 def test_a_plugin_may_use_the_registry_while_it_is_imported(install):

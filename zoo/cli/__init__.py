@@ -39,8 +39,11 @@ def main(arguments: list[str] | None = None) -> int:
         # The reader of `zoo list | head` is gone; there is nobody left to tell.
         sys.stdout = None
         return 0
-    except (ValueError, LookupError, OSError, RuntimeError, ImportError) as error:
+    except (ValueError, LookupError, OSError, RuntimeError, ImportError, TypeError) as error:
         print(f"zoo: {error}", file=sys.stderr)
+        return FAILED
+    except MemoryError as error:
+        print(f"zoo: out of memory: {error}".rstrip(": "), file=sys.stderr)
         return FAILED
 
 

@@ -10,29 +10,14 @@ import ast
 import difflib
 import json
 import math
-from collections.abc import Iterable
 from pathlib import Path
 
 import registry
 import zoo.api
+from registry.kinds import Kind, expected, kinds
 from registry.signatures import Argument, arguments
 
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
-
-# A kind of values, and for a sequence the kinds of its elements.
-Kind = tuple[str, tuple]
-
-# What is tried first: "1" is true where that may be, and nearly everything is a text.
-ORDER = ("None", "bool", "int", "float", "Sequence", "Mapping", "Any", "str")
-EXPECTED = {
-    "bool": "true or false",
-    "int": "a whole number",
-    "float": "a finite number",
-    "Sequence": "a list such as [1, 2]",
-    "Mapping": 'JSON such as {"name": 1}',
-}
-SEQUENCES = ("Sequence", "list", "tuple", "List", "Tuple", "Iterable", "Collection")
-MAPPINGS = ("Mapping", "dict", "Dict")
 
 
 class _Unfit(ValueError):
@@ -107,9 +92,9 @@ def converted(argument: Argument, text: str):
     Raises:
         ValueError: for a text of another type; the message says which ones there are.
     """
-    kinds = _kinds(argument)
-    names = [name for name, _ in kinds]
-    for kind in kinds:
+    found = kinds(argument)
+    names = [name for name, _ in found]
+    for kind in found:
         # A choice may be called "none".
         if kind[0] == "None" and "str" in names and text == "none":
             continue
@@ -117,10 +102,7 @@ def converted(argument: Argument, text: str):
             return _as(kind, text)
         except _Unfit:
             continue
-    expected = [EXPECTED.get(name, "a value") for name in names if name != "None"]
-    # None is named last, as the exception that it is.
-    expected += ["None"] * ("None" in names)
-    raise ValueError(f"--set: {argument.name} must be {' or '.join(expected)}, not {text!r}.")
+    raise ValueError(f"--set: {argument.name} must be {expected(found)}, not {text!r}.")
 
 
 def _arguments_of(method: str) -> dict[str, Argument] | None:
@@ -160,58 +142,6 @@ def _unknown(name: str, candidates: dict) -> str:
     owner = " and ".join(map(repr, candidates))
     have = f" There are {', '.join(names)}." if names else ""
     return f"--set: {owner} has no argument {name!r}.{hint}{have}"
-
-
-def _kinds(argument: Argument) -> list[Kind]:
-    """The types that a value may have, in the order in which they are tried."""
-    if argument.type:
-        kinds = _alternatives(argument.type)
-    elif argument.default is None or argument.value is None:
-        kinds = {("Any", ())}
-    else:
-        name = type(argument.value).__name__
-        found = {"int": ("int", "float"), "tuple": ("Sequence",), "list": ("Sequence",)}
-        kinds = {(each, ()) for each in found.get(name, (name,))}
-    return _in_order(kinds)
-
-
-def _in_order(kinds: Iterable[Kind]) -> list[Kind]:
-    return sorted(kinds, key=lambda kind: ORDER.index(kind[0]))
-
-
-def _alternatives(annotation: str) -> set[Kind]:
-    """The kinds of an annotation as it is written."""
-    try:
-        node = ast.parse(annotation.strip(), mode="eval").body
-    except SyntaxError:
-        return {("Any", ())}
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-        return _alternatives(ast.unparse(node.left)) | _alternatives(ast.unparse(node.right))
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return _alternatives(node.value)
-    if not isinstance(node, ast.Subscript):
-        return {(_kind(ast.unparse(node)), ())}
-    outer, inner = _kind(ast.unparse(node.value)), node.slice
-    elements = inner.elts if isinstance(inner, ast.Tuple) else [inner]
-    written = [ast.unparse(each) for each in elements]
-    if outer in ("Optional", "Union"):
-        found = set().union(*map(_alternatives, written))
-        return found | ({("None", ())} if outer == "Optional" else set())
-    if outer == "Literal":
-        return {(_kind(type(ast.literal_eval(each)).__name__), ()) for each in written}
-    if outer == "Sequence":
-        return {(outer, tuple(_in_order(_alternatives(written[0]))))}
-    return {(outer, ())}
-
-
-def _kind(name: str) -> str:
-    name = name.rpartition(".")[2]
-    if name in SEQUENCES:
-        return "Sequence"
-    if name in MAPPINGS:
-        return "Mapping"
-    # A class can only be described by JSON; what it cannot use it refuses itself.
-    return name if name in (*ORDER, "Optional", "Union", "Literal") else "Any"
 
 
 def _as(kind: Kind, text: str):

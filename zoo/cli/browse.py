@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 from zoo.cli.arguments import is_preset
-from zoo.cli.shared import FAILED, command
+from zoo.cli.shared import FAILED, command, load_keras
 
 
 def add_parsers(commands):
@@ -25,6 +26,17 @@ def add_parsers(commands):
 
     sub = command(commands, "verify", verify, "hash the files of presets again")
     sub.add_argument("preset", nargs="*", help="names or folders; all when left out")
+    sub.add_argument(
+        "--golden",
+        action="store_true",
+        help="also load each one and compare its output with the stored one",
+    )
+    sub.add_argument(
+        "--rehash",
+        action="store_true",
+        help="first state anew what the named presets hold, after an edit of preset.json, of the "
+        "recipe or the picture, or for format 1; never altered weights",
+    )
 
 
 def list_names(options):
@@ -87,11 +99,33 @@ def verify(options):
     import pretrained
     from zoo.api import info, presets
 
+    if options.rehash and not options.preset:
+        raise ValueError("--rehash needs the names or folders of the presets.")
+    if options.rehash:
+        for name in options.preset:
+            # One that was edited cannot be read as a preset before it is stated anew.
+            pretrained.rehash(name if Path(name, "preset.json").is_file() else info(name).folder)
     found = [info(name) for name in options.preset] if options.preset else presets()
     problems = {preset.name: pretrained.verify(preset) for preset in found}
+    if options.golden:
+        _compare_golden(found, problems)
     if options.json:
         print(json.dumps(problems, indent=2))
     else:
         for name, issues in problems.items():
             print(f"{name}: {'; '.join(issues) or 'good'}")
     return FAILED if any(problems.values()) else 0
+
+
+def _compare_golden(found, problems: dict[str, list[str]]):
+    """Adds what the computed outputs tell, of the presets whose files are sound."""
+    import zoo
+
+    load_keras()
+    for preset in found:
+        if problems[preset.name]:
+            continue
+        try:
+            zoo.load(str(preset.folder), golden=True)
+        except (ValueError, OSError) as error:
+            problems[preset.name].append(str(error))

@@ -14,6 +14,7 @@ from zoo.cli.shared import (
     FAILED,
     add_seed,
     add_setting,
+    check_file,
     check_folder,
     check_numbers,
     command,
@@ -23,6 +24,7 @@ from zoo.cli.shared import (
     place,
     print_numbers,
     require_task,
+    source,
 )
 
 # How the companions of a pair come as files, by the last word of their names.
@@ -56,7 +58,7 @@ def add_parsers(commands):
     sub.add_argument("--out", type=place, required=True, help="folder for the results")
     sub.add_argument(
         "--start",
-        type=place,
+        type=source,
         metavar="TRANSFORM",
         help="from where to go on, such as the transform.h5 of an affine alignment; the result "
         "includes it",
@@ -78,12 +80,12 @@ def add_parsers(commands):
     sub = command(
         commands, "warp", warp, "apply a transform to an image, landmarks, a mesh or a cloud"
     )
-    sub.add_argument("moving", type=place)
+    sub.add_argument("moving", type=source)
     sub.add_argument(
-        "transform", type=place, help="a field or ITK transform, as register writes it"
+        "transform", type=source, help="a field or ITK transform, as register writes it"
     )
     sub.add_argument("--out", type=place, required=True)
-    sub.add_argument("--like", type=place, help="an image whose grid the result has")
+    sub.add_argument("--like", type=source, help="an image whose grid the result has")
     sub.add_argument("--nearest", action="store_true", help="for labels, which stay integers")
     sub.add_argument(
         "--outside",
@@ -96,13 +98,13 @@ def add_parsers(commands):
     sub = command(
         commands, "jacobian", jacobian, "the Jacobian determinant of a transform as an image"
     )
-    sub.add_argument("transform", type=place)
+    sub.add_argument("transform", type=source)
     sub.add_argument("--out", type=place, required=True)
-    sub.add_argument("--like", type=place, help="an image whose grid the result has")
+    sub.add_argument("--like", type=source, help="an image whose grid the result has")
 
     sub = command(commands, "view", view, "a picture of a pair, and of what a transform does to it")
     _add_pair(sub)
-    sub.add_argument("--transform", type=place)
+    sub.add_argument("--transform", type=source)
     sub.add_argument("--out", type=place, required=True, help="the .png to write")
 
 
@@ -115,11 +117,11 @@ def companions() -> tuple[str, ...]:
 
 
 def _add_pair(sub):
-    sub.add_argument("fixed", type=place, help="image, picture, mesh or cloud")
-    sub.add_argument("moving", type=place)
+    sub.add_argument("fixed", type=source, help="image, picture, mesh or cloud")
+    sub.add_argument("moving", type=source)
     for name in companions():
         words = COMPANION_FILES.get(name.rpartition("_")[2])
-        sub.add_argument(f"--{name.replace('_', '-')}", type=place, help=words)
+        sub.add_argument(f"--{name.replace('_', '-')}", type=source, help=words)
 
 
 def register(options):
@@ -179,6 +181,7 @@ def warp(options):
     from zoo.io.images import image_suffix
     from zoo.io.landmarks import read_named_landmarks, write_landmarks
 
+    check_file(options.out)
     transform = zoo.Transform.load(options.transform)
     suffix = options.moving.suffix.lower()
     if image_suffix(options.moving):
@@ -221,6 +224,7 @@ def jacobian(options):
             f"--out must end in one of {', '.join(VOLUME_SUFFIXES)}, not {options.out.name!r}: "
             "determinants are no grey values."
         )
+    check_file(options.out)
     transform = zoo.Transform.load(options.transform)
     grid = _grid(transform, options)
     load_keras()
@@ -241,6 +245,7 @@ def view(options):
 
     if options.out.suffix.lower() != ".png":
         raise ValueError(f"--out must end in .png, not {options.out.name!r}.")
+    check_file(options.out)
     pair = _read_pair(options)
     load_keras()
     from zoo.registration import Measured

@@ -17,6 +17,8 @@ from zoo.cli.compilations import keep_compilations
 
 FAILED = 1
 INTERRUPTED = 130  # what shells report for Ctrl-C
+MOST = 2**31 - 1  # epochs, steps and pairs of a batch
+RESOLUTIONS, SAMPLES = (2, 4096), (1, 10**9)
 SEEDS = 2**32  # as many as NumPy and Keras take
 
 
@@ -59,20 +61,46 @@ def add_seed(sub):
 
 def place(text: str) -> Path:
     """A path of the command line; a shell leaves the ~ of `--out=~/x` as it is."""
+    # Path takes it for the folder that the shell is in.
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the path is empty")
     return Path(os.path.expanduser(text))
+
+
+def check_file(out: Path):
+    """Checks that a file can be written at `--out`, before anything is computed for it.
+
+    Raises:
+        OSError: if it is a folder, or its folder cannot be made or written to.
+    """
+    if out.is_dir():
+        raise IsADirectoryError(f"--out: {out} is a folder.")
+    _check_place(out.absolute().parent)
+
+
+def source(text: str) -> Path:
+    """The path of something that is read: a pipe or a device would be waited for."""
+    path = place(text)
+    try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise argparse.ArgumentTypeError(f"{text!r} is no file or folder, but a pipe or device")
+    except (OSError, ValueError) as error:  # such as a name that is too long
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be a path: {error}") from error
+    return path
 
 
 def check_numbers(options: argparse.Namespace):
     """Checks the numbers that several commands have, where they were given.
 
     Raises:
-        ValueError: for epochs, steps or batches below 1, another seed than Keras takes, or a
-            learning rate that is not positive.
+        ValueError: for epochs, steps or batches below 1 or beyond 32 bits, another seed than Keras
+            takes, or a learning rate that is not positive.
     """
     for name in ("epochs", "steps_per_epoch", "batch_size"):
         value = getattr(options, name, None)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}.")
+        if value is not None and not 1 <= value <= MOST:
+            limit = "at least 1" if value < 1 else f"at most {MOST}"
+            raise ValueError(f"--{name.replace('_', '-')} must be {limit}, not {value}.")
     if not 0 <= options.seed < SEEDS:
         raise ValueError(f"--seed must be from 0 to {SEEDS - 1}, not {options.seed}.")
     rate = getattr(options, "learning_rate", None)
@@ -138,7 +166,10 @@ def check_folder(out: Path, overwrite: bool, empty_is_free: bool = True):
     free = not out.exists() or (empty_is_free and out.is_dir() and not any(out.iterdir()))
     if not free and not overwrite:
         raise FileExistsError(f"--out: {out} exists; pass --overwrite to replace it.")
-    place = out.absolute()
+    _check_place(out.absolute())
+
+
+def _check_place(place: Path):
     while not place.exists():
         place = place.parent
     if not place.is_dir():

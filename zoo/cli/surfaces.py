@@ -8,12 +8,16 @@ from pathlib import Path
 from zoo.cli.arguments import is_preset
 from zoo.cli.registrations import evaluate_pairs
 from zoo.cli.shared import (
+    RESOLUTIONS,
+    SAMPLES,
     add_setting,
+    check_file,
     command,
     load_keras,
     place,
     print_numbers,
     require_task,
+    source,
 )
 
 
@@ -25,7 +29,7 @@ def add_parsers(commands):
     sub.add_argument("preset", help="name or folder")
     sub.add_argument("--out", type=place, required=True, help=".ply, .obj, .stl or .off")
     sub.add_argument("--resolution", type=int, default=256)
-    sub.add_argument("--trim", type=place, help="a scan: leave its holes open")
+    sub.add_argument("--trim", type=source, help="a scan: leave its holes open")
 
     sub = command(
         commands, "evaluate", evaluate, "measure a surface, or a registration on listed pairs"
@@ -33,11 +37,11 @@ def add_parsers(commands):
     sub.add_argument("model", help="a preset or, for pairs, also a method")
     sub.add_argument(
         "truth",
-        type=place,
+        type=source,
         help="points that were not fitted, the true mesh, or a .csv of pairs with the columns "
         "fixed, moving and optional companions such as fixed_landmarks",
     )
-    sub.add_argument("--scan", type=place, help="the fitted scan, for one-sided distances")
+    sub.add_argument("--scan", type=source, help="the fitted scan, for one-sided distances")
     sub.add_argument("--resolution", type=int, default=256)
     sub.add_argument("--samples", type=int, default=100_000, help="points on the mesh")
     add_setting(sub)
@@ -56,6 +60,8 @@ def mesh(options):
         raise ValueError(
             f"--out must end in one of {', '.join(MESH_SUFFIXES)}, not {options.out.name!r}."
         )
+    check_file(options.out)
+    _check_between("resolution", options.resolution, RESOLUTIONS)
     require_task(options.preset, "surface")
     name = _resolved(options.preset)
     trim = None if options.trim is None else zoo.Scan.read(options.trim)
@@ -73,8 +79,8 @@ def evaluate(options):
         return
     if options.set:
         raise ValueError("--set configures a fresh method; a scan is evaluated with a preset.")
-    if options.samples < 1:
-        raise ValueError(f"--samples must be at least 1, not {options.samples}.")
+    _check_between("samples", options.samples, SAMPLES)
+    _check_between("resolution", options.resolution, RESOLUTIONS)
     require_task(options.model, "surface")
     name = _resolved(options.model)
     scan = None if options.scan is None else zoo.Scan.read(options.scan)
@@ -91,6 +97,11 @@ def demo(options):
     from zoo.demo import run
 
     run(options.out)
+
+
+def _check_between(name: str, value: int, limits: tuple[int, int]):
+    if not limits[0] <= value <= limits[1]:
+        raise ValueError(f"--{name} must be from {limits[0]} to {limits[1]}, not {value}.")
 
 
 def _resolved(name: str) -> str:

@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 
@@ -22,12 +23,12 @@ from zoo.cli.shared import (
     model_of,
     place,
     require_task,
+    source,
 )
 
 # Only for networks that are trained on pairs.
 PAIR_OPTIONS = ("batch_size", "shape", "align", "validation", "labels")
 FITTED_TO_EACH = "model: {!r} is fitted to each pair: use zoo register."
-LONGEST_NAME = 200  # of a folder; a draft of it carries a longer one
 
 
 def add_parsers(commands):
@@ -43,7 +44,7 @@ def add_parsers(commands):
     sub.add_argument("model", help="a method ('igr') or a preset to start from ('igr.bunny')")
     sub.add_argument(
         "data",
-        type=place,
+        type=source,
         help="a scan; for a registration a .csv of pairs with the columns fixed, moving and "
         "optional companions, or a folder of images of which all pairs are taken",
     )
@@ -90,7 +91,7 @@ def add_parsers(commands):
     )
     pairs.add_argument(
         "--labels",
-        type=place,
+        type=source,
         help="folder of label images to learn from, of the same names as the images",
     )
 
@@ -194,13 +195,27 @@ def _run(model, data, options, backup: Path, fit: dict, steps: int, summary: str
     """
     import keras
 
+    training = {"data": source, "script": "zoo train", "seed": options.seed, "steps": steps}
+    facts = {"overwrite": options.overwrite, "summary": summary, "training": training}
+    model.check_preset(options.out, **facts)
     # Deleted only when the preset is whole on disk: a full one must not cost the training.
     restore = keras.callbacks.BackupAndRestore(backup, delete_checkpoint=False)
-    model.fit(data, epochs=options.epochs, callbacks=[restore], **fit)
-    training = {"data": source, "script": "zoo train", "seed": options.seed, "steps": steps}
-    folder = model.save_preset(
-        options.out, overwrite=options.overwrite, summary=summary, training=training
-    )
+    callbacks = [restore, keras.callbacks.TerminateOnNaN()]
+    losses = model.fit(data, epochs=options.epochs, callbacks=callbacks, **fit).history.get("loss")
+    if losses and not math.isfinite(losses[-1]):
+        # The same command would go on from there, to no better end.
+        shutil.rmtree(backup, ignore_errors=True)
+        raise ValueError(
+            f"the training has diverged: its loss is {losses[-1]}. Nothing is written; try a "
+            "smaller --learning-rate."
+        )
+    try:
+        folder = model.save_preset(options.out, **facts)
+    except OSError as error:
+        raise OSError(
+            f"{error}; the training is kept, and the same command writes it"
+            f"{'' if options.overwrite else ', also with --overwrite'}."
+        ) from error
     shutil.rmtree(backup, ignore_errors=True)
     print(f"{folder}: load it with zoo.load({str(folder)!r})")
 
@@ -221,8 +236,8 @@ def _check_out(out: Path, overwrite: bool):
 
     check_folder(out, overwrite, empty_is_free=False)
     pretrained.check_tag(out.name, "--out")
-    if len(out.name) > LONGEST_NAME:
-        raise ValueError(f"--out: the name may have {LONGEST_NAME} letters, not {len(out.name)}.")
+    if len(os.fsencode(out.name)) > pretrained.LONGEST_NAME:
+        raise ValueError(f"--out: the name may have {pretrained.LONGEST_NAME} bytes.")
     replaceable = not out.exists() or (
         out.is_dir() and (not any(out.iterdir()) or (out / "preset.json").is_file())
     )
@@ -265,7 +280,7 @@ def _share_or_place(text: str) -> float | Path:
     try:
         share = float(text)
     except ValueError:
-        return place(text)
+        return source(text)
     if not 0 < share < 1:
         raise argparse.ArgumentTypeError(f"must be a share between 0 and 1, or data, not {text!r}")
     return share

@@ -20,6 +20,28 @@ def on_accelerator() -> bool:
     return any(not device.startswith("cpu") for device in keras.distribution.list_devices())
 
 
+def require_float32() -> None:
+    """Checks that Keras makes float32 of numbers, in which everything here is written.
+
+    Raises:
+        ValueError: for another `keras.config.floatx()`.
+    """
+    if (found := keras.config.floatx()) != "float32":
+        raise ValueError(
+            f"keras.config.floatx() is {found!r}, and the zoo computes in float32: call "
+            "keras.config.set_floatx('float32') before a model is made or used."
+        )
+
+
+def replicas() -> int:
+    """How many copies of a model are trained at once, under a strategy of TensorFlow; else 1."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
 def compiled(function: Callable, layer: keras.layers.Layer) -> Callable:
     """Compiles `function(points)`, which calls `layer`, for repeated use outside of `fit`.
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import keras
 
-from zoo.ops.compiling import on_accelerator
+from zoo.ops.compiling import on_accelerator, replicas
 
 SIZES = 64  # for which a kernel keeps its graphs, some 3 MiB each
 SMALL = 2**22  # values in all arguments up to which XLA does not repay what it takes to compile
@@ -114,7 +114,12 @@ class _Traced:
     def _repays_no_compilation(tensors) -> bool:
         import tensorflow as tf
 
-        if not tf.executing_eagerly() or on_accelerator():
+        if on_accelerator():
+            return False
+        # Replicas on one processor wait for each other in the code that XLA makes.
+        if replicas() > 1:
+            return True
+        if not tf.executing_eagerly():
             return False
         return sum(math.prod(tensor.shape) for tensor in tensors) <= SMALL
 

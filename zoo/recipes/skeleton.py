@@ -16,6 +16,8 @@ from typing import Any
 
 from zoo.metrics.units import unit_of
 
+FILES = ("train.py", "preview.png")
+
 
 @dataclass(frozen=True)
 class Job:
@@ -70,7 +72,12 @@ def make_preset(
     parser = argparse.ArgumentParser(description=facts["summary"])
     if argument is not None:
         parser.add_argument(argument[0], type=Path, help=argument[1])
-    parser.add_argument("--out", type=Path, default=Path(recipe).resolve().parent)
+    # A shell leaves the ~ of --out=~/x as it is.
+    parser.add_argument(
+        "--out",
+        type=lambda text: Path(text).expanduser(),
+        default=Path(recipe).resolve().parent,
+    )
     for name, meaning in flags.items():
         parser.add_argument(f"--{name}", action="store_true", help=meaning)
     arguments = parser.parse_args()
@@ -78,6 +85,8 @@ def make_preset(
 
     keras.utils.set_random_seed(seed)
     job = begin(arguments)
+    # What cannot be written in the end is told now, not after the training.
+    job.model.check_preset(out, overwrite=True, files=dict.fromkeys(FILES), **facts)
     out.parent.mkdir(parents=True, exist_ok=True)
     # With other flags it is another training, which must not go on from this one's state.
     given = [name for name in flags if getattr(arguments, name)]
@@ -152,7 +161,7 @@ def _write(model, folder: Path, recipe: str, preview: Path, training: dict, **fa
         "versions": {name: version(name) for name in ("keras", "numpy", backend)},
         "hardware": _hardware(),
     }
-    files = {"train.py": Path(recipe), "preview.png": preview}
+    files = dict(zip(FILES, (Path(recipe), preview), strict=True))
     try:
         model.save_preset(folder, overwrite=True, files=files, training=training, **facts)
     finally:

@@ -6,6 +6,7 @@ import types
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import ClassVar
 
 import keras
@@ -158,7 +159,7 @@ class Registration(Model):
         """Registers a single `zoo.Pair`; trains on other data as `zoo.Model.fit` does.
 
         Args:
-            x: a `zoo.Pair`; or pairs, a data set or arrays as Keras takes them.
+            x: a `zoo.Pair`; or a list of pairs, a data set or arrays as Keras takes them.
             y: with arrays, what Keras makes of it; a pair brings all it needs.
             epochs: of a pair `pair_epochs` by default, else 1.
             callbacks: of Keras, one or several. A fit in stages is one training to them: epochs
@@ -175,6 +176,10 @@ class Registration(Model):
         """
         if not isinstance(x, Pair):
             self.check_training(x)
+            x = _listed("x", x)
+            if kwargs.get("validation_data") is not None:
+                validation = _listed("validation_data", kwargs["validation_data"])
+                kwargs["validation_data"] = validation
             self.check_arrays(x)
             given = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else callbacks
             epochs = 1 if epochs is None else epochs
@@ -413,3 +418,15 @@ class Registration(Model):
             return np.random.default_rng(0).normal(size=(1, 16, self.dims)).astype(np.float32)
         images, _ = ChessboardPairs((24,) * self.dims, 1, 1, magnitude=1.0)[0]
         return {side: np.repeat(each, self.channels or 1, -1) for side, each in images.items()}
+
+
+def _listed(argument: str, data):
+    """Pairs that came as a list, as a sequence of pairs; whatever else as it came."""
+    if not isinstance(data, list | tuple) or not any(isinstance(each, Pair) for each in data):
+        return data
+    for number, each in enumerate(data):
+        if not isinstance(each, Pair):
+            raise TypeError(
+                f"{argument}[{number}] must be a zoo.Pair as the others, not {type(each).__name__}."
+            )
+    return LazyPairs([partial(data.__getitem__, number) for number in range(len(data))])
