@@ -193,3 +193,40 @@ def test_geometry_and_containers_are_light():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Grid(("a", 2)), "shape must (hold|be an array of) real numbers"),
+        (lambda: Grid((True, False)), "shape must hold real numbers, not bool"),
+        (lambda: Grid((2 + 1j, 3)), "shape must hold real numbers, not complex128"),
+        (lambda: Grid((2.5, 3)), "shape must hold whole numbers"),
+        (lambda: Grid((10**30, 3)), "shape must hold real numbers, not object"),
+        (lambda: Grid((float("nan"), 3)), "shape must hold whole numbers"),
+        (lambda: Grid((4, 5), "x"), "spacing must (hold|be an array of) real numbers"),
+        (lambda: Grid((4, 5), 1e-320), "spacing must be positive"),
+        (lambda: Grid((4, 5), 1e300), "spacing must be positive, below 1e"),
+        (lambda: Grid((4, 5), 1, [None, 1]), "origin must (hold|be an array of) real numbers"),
+        (lambda: Grid((4, 5), 1, 0, [[1, 0], [0]]), "direction must be an array of real numbers"),
+        (
+            lambda: Grid((4, 5), 1, 0, np.eye(2) * 1j),
+            "direction must (hold|be an array of) real numbers",
+        ),
+        (lambda: Grid((4, 5)).resampled(shape=(2.5, 3)), "shape must hold 2 whole numbers"),
+        (
+            lambda: Grid((4, 5)).to_index([True, False]),
+            "points must (hold|be an array of) real numbers",
+        ),
+        (lambda: flip_ras_lps([1j, 2, 3]), "points must (hold|be an array of) real numbers"),
+    ],
+)
+def test_arguments_that_are_no_numbers(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("name", ["index_map", "overlaps", "close_to"])
+def test_other_grids_are_grids(name):
+    with pytest.raises(TypeError, match="other must be a zoo.Grid, not int"):
+        getattr(Grid((4, 5)), name)(3)

@@ -21,7 +21,7 @@ ROOT = Path(zoo.__file__).resolve().parents[1]
 ALLOWED = {
     "registry": "",
     "pretrained": "",
-    "zoo.geometry": "",
+    "zoo.geometry": "ops",
     "zoo.ops": "",
     "zoo.layers": "ops",
     "zoo.losses": "ops layers",

@@ -52,6 +52,16 @@ ENTRIES = (
         summary="A scan as the zero set of a network whose gradient has unit length.",
         paper="Gropp et al., ICML 2020, arXiv:2002.10099",
     ),
+    Entry(
+        name="resnet_lddmm",
+        target="zoo.models.resnet_lddmm:ResNetLDDMM",
+        task="registration",
+        data=("points", "mesh"),
+        dims=(2, 3),
+        traits=("per-instance", "deformable", "diffeomorphic", "invertible"),
+        summary="Meshes and clouds carried onto each other by a flow of residual blocks.",
+        paper="Ben Amor, Arguillere and Shao, TPAMI 2023, arXiv:2102.07951",
+    ),
 )
 
 for entry in ENTRIES:

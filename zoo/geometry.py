@@ -14,6 +14,10 @@ from itertools import product
 
 import numpy as np
 
+from zoo.ops.arguments import real_array
+
+LONGEST = 2**31 - 1  # voxels of an axis
+FURTHEST = 1e30  # of single precision, in which models compute, with room for products
 PRODUCT = 2**14  # vectors that a matrix is multiplied with at a time
 
 
@@ -41,18 +45,21 @@ class Grid:
     direction: np.ndarray | Sequence[Sequence[float]] | None = None
 
     def __post_init__(self):
-        shape = tuple(np.asarray(self.shape).reshape(-1).tolist())
-        if len(shape) not in (2, 3):
-            raise ValueError(f"shape must have 2 or 3 axes, not {len(shape)}: {shape}.")
-        if any(int(size) != size or size < 1 for size in shape):
-            raise ValueError(f"shape must hold whole numbers of at least 1, not {shape}.")
-        shape = tuple(int(size) for size in shape)
+        sizes = _reals("shape", self.shape).reshape(-1)
+        if len(sizes) not in (2, 3):
+            raise ValueError(f"shape must have 2 or 3 axes, not {len(sizes)}: {self.shape}.")
+        if not ((sizes >= 1) & (sizes <= LONGEST) & (sizes == np.rint(sizes))).all():
+            raise ValueError(
+                f"shape must hold whole numbers of at least 1 and at most {LONGEST}, not "
+                f"{self.shape}."
+            )
+        shape = tuple(int(size) for size in sizes)
         rank = len(shape)
         spacing = _vector(self.spacing, rank, "spacing")
-        if not (spacing > 0).all():
-            raise ValueError(f"spacing must be positive, not {spacing}.")
+        if not ((spacing > 1 / FURTHEST) & (spacing < FURTHEST)).all():
+            raise ValueError(f"spacing must be positive, below {FURTHEST:g}, not {spacing}.")
         direction = np.eye(rank) if self.direction is None else self.direction
-        direction = np.array(direction, dtype=np.float64)
+        direction = np.array(_reals("direction", direction))
         if direction.size == rank * rank:
             direction = direction.reshape(rank, rank)
         if direction.shape != (rank, rank):
@@ -172,6 +179,7 @@ class Grid:
             `(matrix [rank, rank], offset [rank])` with `index_there = matrix @ index_here +
             offset`, both float64.
         """
+        _check_grid("other", other)
         self._check_rank(other)
         both = np.linalg.solve(other.matrix, self.matrix)
         return both[:-1, :-1], both[:-1, -1]
@@ -201,9 +209,12 @@ class Grid:
             # The margin keeps 10 / 0.1 from becoming 101 voxels.
             shape = np.maximum(np.ceil(self.extent / spacing - 1e-6), 1).astype(int)
         else:
-            shape = np.asarray(shape)
-            if shape.shape != (self.rank,) or (shape < 1).any():
-                raise ValueError(f"shape must hold {self.rank} positive numbers, not {shape}.")
+            shape = _reals("shape", shape)
+            if shape.shape != (self.rank,) or (shape < 1).any() or (shape % 1 != 0).any():
+                raise ValueError(
+                    f"shape must hold {self.rank} whole numbers from 1 on, not {shape}."
+                )
+            shape = shape.astype(int)
             spacing = self.extent / shape
         return self._about_centre(self.centre, shape, spacing)
 
@@ -263,6 +274,7 @@ class Grid:
         Raises:
             ValueError: for grids of different rank.
         """
+        _check_grid("other", other)
         self._check_rank(other)
         normals = [np.linalg.inv(grid.direction) for grid in (self, other)]
         axes = np.concatenate(normals)
@@ -285,6 +297,7 @@ class Grid:
             tolerance: in units of the smallest spacing; files that store single precision differ
                 by far less than the default.
         """
+        _check_grid("other", other)
         if self.shape != other.shape:
             return False
         apart = np.abs(self.corners() - other.corners()).max()
@@ -295,7 +308,7 @@ class Grid:
             raise ValueError(f"other has {other.rank} axes; this grid has {self.rank}.")
 
     def _coordinates_of(self, values, argument: str) -> np.ndarray:
-        array = np.asarray(values, dtype=np.float64)
+        array = _reals(argument, values)
         if array.ndim == 0 or array.shape[-1] != self.rank:
             raise ValueError(
                 f"{argument} must have the shape [..., {self.rank}] on a grid of {self.rank} axes, "
@@ -329,7 +342,7 @@ def flip_ras_lps(points) -> np.ndarray:
     Raises:
         ValueError: if the last axis is neither 2 nor 3.
     """
-    array = np.array(points, dtype=np.float64)
+    array = np.array(_reals("points", points))
     if array.ndim == 0 or array.shape[-1] not in (2, 3):
         raise ValueError(f"points must have the shape [..., 3] or [..., 2], not {array.shape}.")
     array[..., :2] *= -1
@@ -355,8 +368,18 @@ def to_itk(array: np.ndarray, rank: int | None = None) -> np.ndarray:
     return from_itk(array, rank)
 
 
+def _check_grid(argument: str, value) -> None:
+    if not isinstance(value, Grid):
+        raise TypeError(f"{argument} must be a zoo.Grid, not {type(value).__name__}.")
+
+
+def _reals(argument: str, values) -> np.ndarray:
+    """float64; NaN and infinity are for the caller to judge."""
+    return real_array(argument, values, finite=False, booleans=False).astype(np.float64, copy=False)
+
+
 def _vector(values, rank: int, argument: str) -> np.ndarray:
-    vector = np.array(values, dtype=np.float64)
+    vector = np.array(_reals(argument, values))
     if vector.ndim == 0:
         vector = np.full(rank, float(vector))
     if vector.shape != (rank,):

@@ -13,9 +13,11 @@ import keras
 import numpy as np
 from keras import ops
 
+from zoo.ops.arguments import checked
 from zoo.ops.compiling import replicas, require_float32, tensorflow_on_cpu
 from zoo.ops.stored import check_archive, check_weights
 from zoo.ops.training import Released
+from zoo.ops.training_arguments import check_compile, check_fit, check_inputs
 from zoo.ops.waiting import Compiling
 
 MANIFEST_FACTS = frozenset(
@@ -50,6 +52,7 @@ class Model(Released):
         package = cls.__module__.partition(".")[0]
         keras.saving.register_keras_serializable(package=package)(cls)
 
+    @checked()
     def __init__(self, **kwargs):
         require_float32()
         super().__init__(**kwargs)
@@ -133,8 +136,10 @@ class Model(Released):
             **kwargs: further arguments of `keras.Model.compile`.
 
         Raises:
-            ValueError: for a term that this model does not have.
+            ValueError: for a term that this model does not have, a weight that is negative or not
+                finite, a `loss`, or what is no optimiser.
         """
+        check_compile(optimizer, loss_weights, jit_compile, self.default_loss_weights, kwargs)
         unknown = set(loss_weights or {}) - set(self.default_loss_weights)
         if unknown:
             raise ValueError(
@@ -207,7 +212,10 @@ class Model(Released):
         given = {name: kwargs.get(name) for name in self.prepare_options}
         # None is what Keras takes for an option that is left out.
         options = {name: value for name, value in given.items() if value is not None}
+        check_fit(kwargs)
         dataset = self.prepare(x, **options)
+        if dataset is x:
+            check_inputs("x", x)
         if kwargs.get("validation_data") is not None:
             validation = self.prepare(kwargs["validation_data"], validation=True, **options)
             kwargs["validation_data"] = validation
@@ -217,7 +225,7 @@ class Model(Released):
             # The zoo's data sets shuffle by seed and epoch. Keras would shuffle them once more,
             # from a generator whose state a resumed run does not have.
             kwargs.setdefault("shuffle", False)
-            callbacks = [*_as_list(callbacks), _TellEpoch(dataset)]
+            callbacks = [*_as_list(callbacks), TellEpoch(dataset)]
         if self.train_function is None and kwargs.get("verbose", "auto"):
             callbacks = [*_as_list(callbacks), Compiling()]
         return super().fit(dataset, y, callbacks=callbacks, **kwargs)
@@ -419,7 +427,7 @@ def by_name(values, declared: dict) -> dict:
     return values if isinstance(values, dict) else {next(iter(declared)): values}
 
 
-class _TellEpoch(keras.callbacks.Callback):
+class TellEpoch(keras.callbacks.Callback):
     """Tells a sampler the epoch, so that resumed training draws what unbroken training draws."""
 
     def __init__(self, dataset):

@@ -6,16 +6,21 @@ stores that frame and speaks the units of the scan to the outside.
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from keras import ops
 from scipy.spatial import cKDTree
 
+from zoo.data.orientation import doubts_of_normals
 from zoo.data.scan import Scan, as_scan
 from zoo.metrics import surface as surface_metrics
 from zoo.model import Model
+from zoo.ops.arguments import MOST, checked, positive, real_points, shown
 from zoo.ops.compiling import compiled, in_chunks
 from zoo.ops.gradients import value_and_gradient
 from zoo.ops.isosurface import zero_level_curve, zero_level_set
+from zoo.ops.training_arguments import check_inputs
 from zoo.registration.frame import exact, stored
 
 MESH_BOX = 1.2  # half side of the cube that is searched for the surface, in the model's frame
@@ -41,6 +46,7 @@ class Surface(Model):
         ValueError: for other `dims`.
     """
 
+    @checked()
     def __init__(self, dims: int = 3, **kwargs):
         # Coordinates need float32 under any precision policy.
         super().__init__(autocast=False, **{**kwargs, "dtype": "float32"})
@@ -93,7 +99,8 @@ class Surface(Model):
     def prepare(self, data, validation: bool = False, **options):
         """A scan (or mesh, array of points, dict of `points` and `normals`) as batches.
 
-        The bounding box of the scan becomes the frame of the model.
+        The bounding box of the scan becomes the frame of the model. Vertices of a mesh that no face
+        uses are left out. A warning says where normals point inward or contradict their neighbours.
 
         Args:
             data: the scan; a data set of batches is returned as it came.
@@ -104,10 +111,14 @@ class Surface(Model):
             ValueError: for a scan of other dimension than the model's, or one that `batches`
                 refuses.
         """
-        scan = as_scan(data)
+        scan = _as_scan(data, "x")
         if scan is None:
             return data
         self._check_dims(scan)
+        scan = scan.without_unused()
+        if scan.normals is not None and not validation:
+            for doubt in doubts_of_normals(scan.points, scan.normals):
+                warnings.warn(f"{scan.name!r}: {doubt}.", UserWarning, stacklevel=4)
         centre, scale = (self._centre, self._scale) if validation else scan.frame
         batches = self.batches(scan, (centre, scale), **options)
         # Only after the scan was accepted: a refused fit leaves the model as it was.
@@ -117,6 +128,7 @@ class Surface(Model):
 
     # Use of a fitted model
 
+    @checked(batch_size=(1, MOST))
     def predict(self, x, batch_size: int = 16_384, **kwargs):
         """Signed distance `[n, 1]` at points `[n, dims]`, in the units of the scan.
 
@@ -134,14 +146,12 @@ class Surface(Model):
         """
         scan = x if isinstance(x, Scan) else None
         if scan is None and not isinstance(x, np.ndarray | list | tuple):
+            check_inputs("x", x)
             return super().predict(x, batch_size=batch_size, **kwargs)
-        points = np.asarray(x if scan is None else scan.points, dtype=np.float64)
-        if points.ndim != 2 or points.shape[1] != self.dims:
-            raise ValueError(f"x must have the shape [n, {self.dims}], not {points.shape}.")
-        if not np.isfinite(points).all():
-            raise ValueError("x must be finite; it holds NaN or infinite coordinates.")
+        points = real_points("x", x if scan is None else scan.points, (self.dims,), least=0)
         return (self._distances(self._into_frame(points), batch_size) * self._scale)[:, None]
 
+    @checked(resolution=(2, 4096), trim_distance=positive)
     def mesh(
         self,
         resolution: int = 256,
@@ -173,6 +183,8 @@ class Surface(Model):
             self._distances, [-MESH_BOX] * 3, [MESH_BOX] * 3, resolution, sparse=sparse
         )
         vertices = vertices * self._scale + self._centre
+        if trim_distance is not None and trim is None:
+            raise ValueError("trim_distance needs trim, the scan to which it is measured.")
         if trim is not None:
             limit = 0.04 * self._scale if trim_distance is None else trim_distance
             far = cKDTree(_scan(trim, "trim").points).query(vertices, workers=-1)[0] > limit
@@ -182,6 +194,7 @@ class Surface(Model):
             mesh.remove_unreferenced_vertices()
         return mesh
 
+    @checked(resolution=(2, 2**14))
     def contours(self, resolution: int = 256) -> list[np.ndarray]:
         """The zero level set of a planar model as polylines `[k, 2]` in the frame of the scan.
 
@@ -197,6 +210,7 @@ class Surface(Model):
         curves = zero_level_curve(self._distances, [-MESH_BOX] * 2, [MESH_BOX] * 2, resolution)
         return [curve * self._scale + self._centre for curve in curves]
 
+    @checked(resolution=(2, 4096), samples=(1, 10**8))
     def evaluate(
         self,
         x=None,
@@ -226,8 +240,9 @@ class Surface(Model):
             where x has normals; `surface_residual`, mean |f| at the points of x in the frame;
             `eikonal_residual`, mean ||grad f| - 1| in the scan's bounding cube.
         """
-        truth = as_scan(x)
+        truth = _as_scan(x, "x")
         if truth is None:
+            check_inputs("x", x)
             return super().evaluate(x, *args, **kwargs)
         self._check_dims(truth)
         if self.dims == 3:
@@ -287,10 +302,17 @@ class Surface(Model):
         return (cube * self._scale + self._centre).astype(np.float32)
 
 
+def _as_scan(data, argument: str) -> Scan | None:
+    try:
+        return as_scan(data)
+    except ValueError as error:
+        raise ValueError(f"{argument}: {error}") from error
+
+
 def _scan(data, argument: str) -> Scan:
-    scan = as_scan(data)
+    scan = _as_scan(data, argument)
     if scan is None:
-        raise ValueError(f"{argument} must be a zoo.Scan, a mesh or points, not {data!r:.60}.")
+        raise ValueError(f"{argument} must be a zoo.Scan, a mesh or points, not {shown(data)}.")
     return scan
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from zoo.data.image import Image
 from zoo.geometry import Grid, transformed
+from zoo.ops.arguments import MOST, checked, not_negative, real_array, real_points, shown
 
 TRANSFORM_SUFFIXES = (".tfm", ".h5")
 COMPILED_FROM = 100_000  # points; scipy interpolates fewer, which are not worth a compilation
@@ -35,6 +36,7 @@ class Transform:
         """Carries points `[n, rank]` of the fixed space to the moving space."""
         raise NotImplementedError
 
+    @checked(iterations=(0, MOST), tolerance=not_negative)
     def move(self, points, iterations: int = 50, tolerance: float | None = None) -> np.ndarray:
         """Carries points `[n, rank]` of the moving space (landmarks, meshes) to the fixed space.
 
@@ -111,6 +113,8 @@ class Transform:
         return Inverse(self)
 
     def __matmul__(self, other: Transform) -> Transform:
+        if not isinstance(other, Transform):
+            raise TypeError(f"other must be a zoo.Transform, not {shown(other)}.")
         return Composed((self, other))
 
     def inverse_error(self, points) -> np.ndarray:
@@ -119,8 +123,10 @@ class Transform:
         Args:
             points: `[n, rank]` in the moving space.
         """
+        points = _points(points, None if self.fixed_grid is None else self.fixed_grid.rank)
         return np.linalg.norm(self.pull(self.move(points)) - points, axis=-1)
 
+    @checked()
     def displacement(self, grid: Grid | None = None) -> np.ndarray:
         """The dense displacement on a grid, in voxels of that grid.
 
@@ -135,6 +141,7 @@ class Transform:
         """
         return self.sampled(grid).displacement
 
+    @checked()
     def jacobian_determinant(self, grid: Grid | None = None) -> np.ndarray:
         """Local change of volume of `pull` on a grid, not positive where the map folds.
 
@@ -173,6 +180,7 @@ class Transform:
             )
         return self.sampled(grid, image.grid).warp(image, order, outside)
 
+    @checked()
     def sampled(self, grid: Grid | None = None, source: Grid | None = None) -> Sampled:
         """The transform on a grid, for several of the questions above at the price of one.
 
@@ -225,15 +233,21 @@ class Transform:
             FileNotFoundError: if there is no such file.
             ValueError: for a file that is no transform.
         """
-        from zoo.io.images import VOLUME_SUFFIXES, image_suffix, read_field
+        from zoo.io.images import VOLUME_SUFFIXES, image_suffix, moves_points, read_field
         from zoo.io.transforms import read_transform
 
         if image_suffix(path) in VOLUME_SUFFIXES:
-            return Dense(*read_field(path))
-        parts = [
-            Affine(*values) if kind == "affine" else Dense(*values)
-            for kind, values in read_transform(path)
-        ]
+            field = Dense(*read_field(path))
+            if not moves_points(path):
+                return field
+            bend = Inverse(field)
+            bend.fixed_grid = field.fixed_grid
+            return bend
+        parts = read_transform(path)
+        try:
+            parts = [Affine(*v) if kind == "affine" else Dense(*v) for kind, v in parts]
+        except ValueError as error:
+            raise ValueError(f"path: {Path(path).name!r} is no transform: {error}") from error
         return parts[0] if len(parts) == 1 else Composed(parts)
 
     def _grid(self, grid: Grid | None) -> Grid:
@@ -288,6 +302,7 @@ class Sampled:
         """Where the source reaches, bool `[*spatial]`."""
         return ~self._pulled[2].reshape(self.grid.shape)
 
+    @checked()
     def warp(self, image: Image, order: str = "linear", outside: float | None = None) -> Image:
         """See `Transform.warp`.
 
@@ -350,23 +365,27 @@ class Affine(Transform):
         fixed_grid: the fixed image's grid, if there is one.
 
     Raises:
-        ValueError: for shapes that do not fit, or a singular matrix.
+        ValueError: for shapes that do not fit, values that are not finite, or a singular matrix.
     """
 
+    @checked()
     def __init__(self, matrix, offset, fixed_grid: Grid | None = None):
-        self.matrix = np.array(matrix, dtype=np.float64)
-        self.offset = np.array(offset, dtype=np.float64)
-        rank = len(self.offset)
-        if self.matrix.shape != (rank, rank) or rank not in (2, 3):
+        self.matrix = np.array(real_array("matrix", matrix), dtype=np.float64)
+        self.offset = np.array(real_array("offset", offset), dtype=np.float64)
+        rank = self.offset.size
+        if self.matrix.shape != (rank, rank) or rank not in (2, 3) or self.offset.ndim != 1:
             raise ValueError(
                 f"matrix and offset must be [rank, rank] and [rank], rank 2 or 3, not "
                 f"{self.matrix.shape} and {self.offset.shape}."
             )
+        if not (np.isfinite(self.matrix).all() and np.isfinite(self.offset).all()):
+            raise ValueError("matrix and offset must be finite; they hold NaN or infinite values.")
         if not np.linalg.cond(self.matrix) < 1e12:
             raise ValueError("matrix is singular: the transform would have no inverse.")
         self.fixed_grid = fixed_grid
 
     @classmethod
+    @checked(rank=(2, 3))
     def identity(cls, rank: int, fixed_grid: Grid | None = None) -> Affine:
         """The map that leaves every point where it is."""
         return cls(np.eye(rank), np.zeros(rank), fixed_grid)
@@ -407,15 +426,9 @@ class Dense(Transform):
         ValueError: for a displacement that does not fit the grid or is not finite.
     """
 
+    @checked()
     def __init__(self, displacement, grid: Grid):
-        self.field = np.asarray(displacement, dtype=np.float32)
-        if self.field.shape != (*grid.shape, grid.rank):
-            raise ValueError(
-                f"displacement must have the shape {(*grid.shape, grid.rank)} of the grid, not "
-                f"{self.field.shape}."
-            )
-        if not np.isfinite(self.field).all():
-            raise ValueError("displacement must be finite; it holds NaN or infinite values.")
+        self.field = _on_grid("displacement", displacement, grid)
         self.fixed_grid = grid
 
     def pull(self, points):
@@ -434,10 +447,14 @@ class Velocity(Transform):
         velocity: `[*spatial, rank]` in voxels of the grid.
         grid: its grid, in the fixed space.
         steps: of scaling and squaring.
+
+    Raises:
+        ValueError: for a velocity that does not fit the grid or is not finite.
     """
 
+    @checked(steps=(0, 32))
     def __init__(self, velocity, grid: Grid, steps: int = 7):
-        self.velocity = np.asarray(velocity, dtype=np.float32)
+        self.velocity = _on_grid("velocity", velocity, grid)
         self.fixed_grid, self.steps = grid, steps
 
     @cached_property
@@ -471,7 +488,11 @@ class Velocity(Transform):
 class Composed(Transform):
     """Transforms one after the other: `pull(x) = parts[0].pull(parts[1].pull(...))`."""
 
+    @checked()
     def __init__(self, parts: Sequence[Transform]):
+        for part in parts:
+            if not isinstance(part, Transform):
+                raise TypeError(f"parts must hold transforms, not {shown(part)}.")
         flat = [each for part in parts for each in part._parts()]
         if not flat:
             raise ValueError("parts must hold at least one transform.")
@@ -537,6 +558,7 @@ class Mapped(Transform):
     def pull(self, points):
         return self._applied("pull", self.functions[0], points)
 
+    @checked(iterations=(0, MOST), tolerance=not_negative)
     def move(self, points, iterations: int = 50, tolerance: float | None = None):
         if self.functions[1] is None:
             return super().move(_points(points, self.rank), iterations, tolerance)
@@ -584,6 +606,7 @@ def _slabs(grid: Grid) -> Iterator[tuple[slice, np.ndarray]]:
         yield part, slab.coordinates().reshape(-1, grid.rank)
 
 
+@checked(lattice=(4, 512), passes=(1, 1000))
 def scattered(
     points, vectors, weights=None, lattice: int = 48, passes: int = 3, smallest: float = 0.1
 ) -> Transform:
@@ -608,11 +631,8 @@ def scattered(
         ValueError: for arrays that do not fit, values that are not finite, or numbers out of range.
     """
     points, vectors, weights = _known(points, vectors, weights)
-    if lattice < 4 or passes < 1 or not 0 < smallest < 1:
-        raise ValueError(
-            "lattice must be at least 4, passes at least 1 and smallest in (0, 1), not "
-            f"{lattice}, {passes} and {smallest}."
-        )
+    if not 0 < smallest < 1:
+        raise ValueError(f"smallest must be in (0, 1), not {smallest}.")
     matrix, offset = _linear_part(points, points + vectors, weights)
     placed = points @ matrix.T + offset
     rest = points + vectors - placed
@@ -630,8 +650,9 @@ def scattered(
 
 def _known(points, vectors, weights) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     points = _points(points, None)
-    vectors = np.asarray(vectors, dtype=np.float64)
-    weights = np.ones(len(points)) if weights is None else np.asarray(weights, dtype=np.float64)
+    vectors = real_array("vectors", vectors).astype(np.float64)
+    given = np.ones(len(points)) if weights is None else real_array("weights", weights)
+    weights = given.astype(np.float64)
     for argument, array, shape in (
         ("vectors", vectors, points.shape),
         ("weights", weights, points.shape[:1]),
@@ -744,22 +765,30 @@ def _cell_determinants(field: np.ndarray) -> np.ndarray:
     return smallest
 
 
+def _on_grid(argument: str, field, grid: Grid) -> np.ndarray:
+    """float32 `[*spatial, rank]`, checked against its grid."""
+    field = real_array(argument, field)
+    if field.shape != (*grid.shape, grid.rank):
+        raise ValueError(
+            f"{argument} must have the shape {(*grid.shape, grid.rank)} of the grid, not "
+            f"{field.shape}."
+        )
+    return field.astype(np.float32, copy=False)
+
+
 def _points(points, rank: int | None) -> np.ndarray:
     """float64 `[n, rank]`; None is a rank of 2 or 3."""
     ranks = (2, 3) if rank is None else (rank,)
-    wanted = f"[n, {' or '.join(map(str, ranks))}]"
-    if hasattr(points, "points"):
-        raise TypeError(
-            f"points must be an array {wanted}, not a {type(points).__name__}; give its .points."
-        )
-    points = np.asarray(points, dtype=np.float64)
-    if points.ndim != 2 or points.shape[1] not in ranks:
-        raise ValueError(f"points must have the shape {wanted}, not {points.shape}.")
-    return points
+    return real_points("points", points, ranks, least=0)
 
 
 def _interpolate(array: np.ndarray, indices: np.ndarray, order: str) -> np.ndarray:
     """Values `[n, channels]` of an array `[*spatial, channels]` at indices `[n, rank]`."""
+    if order == "nearest" and array.dtype == np.float64:
+        # Labels that float32 does not hold: their ranks do as well.
+        known, ranks = np.unique(array, return_inverse=True)
+        ranks = ranks.reshape(array.shape).astype(np.float32)
+        return known[np.rint(_interpolate(ranks, indices, order)).astype(int)]
     if len(indices) < COMPILED_FROM:
         from scipy.ndimage import map_coordinates
 

@@ -14,6 +14,7 @@ known correspondence, which no method that has to find it can beat in the root m
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -48,45 +49,59 @@ class Case:
 # The pairs
 
 
+def there(*paths: Path) -> bool:
+    """Whether all files of a pair are there; says which one is not, where its data set is."""
+    missing = [path for path in paths if not path.is_file()]
+    if missing and missing[0].parent.is_dir():
+        print(f"left out, for there is no {missing[0]}", file=sys.stderr)
+    return not missing
+
+
 def picture_cases(data: Path) -> Iterator[Case]:
     fair = data / "fair_pairs"
-    if fair.is_dir():
-        points = np.loadtxt(fair / "hands_landmarks.csv", delimiter=",", skiprows=1)
-        hands = [_upright(fair / f"hands-{side}.jpg", (20.0, 25.0)) for side in "RT"]
+    hands, table = [fair / f"hands-{side}.jpg" for side in "RT"], fair / "hands_landmarks.csv"
+    if there(*hands, table):
+        points = np.loadtxt(table, delimiter=",", skiprows=1)
+        pictures = [_upright(path, (20.0, 25.0)) for path in hands]
         landmarks = {"fixed_landmarks": points[:, 2:], "moving_landmarks": points[:, :2]}
-        yield Case(Pair(*hands, name="hands, X-ray", **landmarks), "ncc", "mean")
-        heads = [Image.read(fair / f"MRIhead-{side}.jpg").grey() for side in "RT"]
-        yield Case(Pair(*heads, name="head, T1/T2"), "mi", "metric")
+        yield Case(Pair(*pictures, name="hands, X-ray", **landmarks), "ncc", "mean")
+    heads = [fair / f"MRIhead-{side}.jpg" for side in "RT"]
+    if there(*heads):
+        pictures = [Image.read(path).grey() for path in heads]
+        yield Case(Pair(*pictures, name="head, T1/T2"), "mi", "metric")
     lesions = data / "birl_histology" / "lesions"
-    if lesions.is_dir():
-        names = [lesions / f"Izd2-29-041-w35_{stain}" for stain in ("HE", "proSPC")]
-        files = [name.with_suffix(suffix) for suffix in (".jpg", ".csv") for name in names]
+    names = [lesions / f"Izd2-29-041-w35_{stain}" for stain in ("HE", "proSPC")]
+    files = [name.with_suffix(suffix) for suffix in (".jpg", ".csv") for name in names]
+    if there(*files):
         pair = replace(histology_pair(*files), name="histology, HE/proSPC")
         for loss in ("mi", "ncc"):
             yield Case(pair, loss, "median rTRE")
     slices = data / "ants_2d_brain_slices"
-    if slices.is_dir():
-        brains = {n: Image.read(slices / f"r{n}slice.jpg").grey() for n in (16, 62, 64)}
-        for other in (64, 62):
-            for loss in ("ncc", "mi"):
-                pair = Pair(brains[16], brains[other], name=f"brain slices r16/r{other}")
-                yield Case(pair, loss, "metric")
+    for other in (64, 62):
+        files = [slices / f"r{number}slice.jpg" for number in (16, other)]
+        if not there(*files):
+            continue
+        brains = [Image.read(path).grey() for path in files]
+        for loss in ("ncc", "mi"):
+            pair = Pair(*brains, name=f"brain slices r16/r{other}")
+            yield Case(pair, loss, "metric")
 
 
 def volume_cases(data: Path) -> Iterator[Case]:
     for subject in sorted((data / "ptvreg_mri" / "ETHLiver").glob("dataset*")):
-        master = Image.read(subject / "exhMaster_unmasked.force_direction.mha").grey()
+        whole = subject / "exhMaster_unmasked.force_direction.mha"
         for path in sorted(subject.glob("cyc*.mha")):
             state = path.name.partition(".")[0]
-            moving = Image.read(path).grey()
-            # One header says 5 mm between slices where landmarks and the other states say 4.
-            moving = Image(moving.array, Grid(moving.shape, master.grid.spacing))
-            points = [
-                np.concatenate(
-                    [read_landmarks(subject / f"{name}LM{where}.vtk") for where in PARTS]
-                )
+            tables = [
+                [subject / f"{name}LM{where}.vtk" for where in PARTS]
                 for name in ("exhMaster", state)
             ]
+            if not there(whole, *tables[0], *tables[1]):
+                continue
+            master, moving = Image.read(whole).grey(), Image.read(path).grey()
+            # One header says 5 mm between slices where landmarks and the other states say 4.
+            moving = Image(moving.array, Grid(moving.shape, master.grid.spacing))
+            points = [np.concatenate([read_landmarks(part) for part in parts]) for parts in tables]
             name = f"liver MRI, {subject.name.removeprefix('dataset')} {state}"
             fixed = Image(master.array, Grid(master.shape, master.grid.spacing))
             landmarks = {"fixed_landmarks": points[0], "moving_landmarks": points[1]}
@@ -110,7 +125,7 @@ def cloud_cases(data: Path) -> Iterator[Case]:
             yield _permuted(named[poses[0]], named[pose], name)
     bunny = data / "stanford_bunny" / "bun_zipper.ply"
     if bunny.is_file():
-        points = Scan.read(bunny).points * 1000
+        points = Scan.read(bunny).without_unused().points * 1000
         turned = points[:, [1, 2, 0]] * [1, -1, -1] + [30, -80, 10]
         for kind in ("rigid", "affine"):
             yield _permuted(points, turned, f"bunny turned, {kind}, mm", kind)

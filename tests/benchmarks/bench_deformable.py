@@ -369,7 +369,8 @@ def main() -> None:
         for case in cases(options.data)
         if options.only in case.pair.name
     ]
-    if options.hippocampi and options.only in "hippocampi":
+    whole = all((options.data / "msd_hippocampus" / part).is_dir() for part in ("images", "labels"))
+    if whole and options.hippocampi and options.only in "hippocampi":
         jobs.append(functools.partial(hippocampi, options.data, options.hippocampi, options.demons))
     for job in jobs:
         report["rows"].append(job())

@@ -146,7 +146,7 @@ def test_thin_volumes_own_their_memory(tmp_path):
 def test_four_axes(tmp_path):
     volume = sitk.Image(3, 4, 5, sitk.sitkFloat32)
     sitk.WriteImage(sitk.JoinSeries([volume, volume]), str(tmp_path / "series.nii.gz"))
-    with pytest.raises(ValueError, match="'series.nii.gz' has 4 axes"):
+    with pytest.raises(ValueError, match="'series.nii.gz'.* it has 4 axes"):
         Image.read(tmp_path / "series.nii.gz")
     sitk.WriteImage(sitk.JoinSeries([volume]), str(tmp_path / "one.nii.gz"))
     assert Image.read(tmp_path / "one.nii.gz").shape == (3, 4, 5)
@@ -230,7 +230,7 @@ def test_missing_package_names_the_command(tmp_path, monkeypatch):
     image = random_image(Grid((3, 4)))
     monkeypatch.setitem(sys.modules, "SimpleITK", None)
     with pytest.raises(ImportError, match="pip install SimpleITK"):
-        image.write(tmp_path / "image.nii.gz")
+        image.write(tmp_path / "image.mha")
 
 
 # Fields

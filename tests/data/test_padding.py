@@ -27,8 +27,8 @@ def scan(padding=None):
     return values if padding is None else np.where(disc(13), values, padding)
 
 
-@pytest.mark.parametrize("value", [-2000, -3024, -32768])
-def test_what_lies_far_below_air_is_padding(value):
+@pytest.mark.parametrize("value", [-2000, -3024, -32768, 3071, 32767, 0])
+def test_what_lies_far_from_air_is_padding(value):
     np.testing.assert_array_equal(padding_of(picture(scan(value))), ~disc(13))
 
 
@@ -42,6 +42,9 @@ def test_backgrounds_are_no_padding():
         disc(9).astype(float),  # an outline
         np.indices(SHAPE).sum(0) // 5 % 2,  # a board
         tissue,
+        1.5 - np.where(disc(9), tissue, 0.0),  # a body on white
+        np.where(disc(5), 2000.0, scan()),  # metal, or a bright body in noise
+        np.where(disc(9), random.normal(0, 1, SHAPE), 0.0),  # standardised within a mask
     ):
         assert padding_of(picture(array)) is None
 

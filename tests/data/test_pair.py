@@ -14,6 +14,8 @@ from zoo.data.scan import Scan
 from zoo.geometry import Grid
 from zoo.io.images import write_labels
 from zoo.io.landmarks import write_landmarks
+from zoo.registration import warped_labels
+from zoo.transform import Affine
 
 
 def image(shape=(8, 9), seed=0, origin=0.0, spacing=1.0, channels=1):
@@ -50,6 +52,33 @@ def test_arrays_of_a_full_pair():
     np.testing.assert_array_equal(arrays["moving_labels"][0, ..., 0], pair.moving_labels)
     assert pair.name == "image0 <- image1" and pair.rank == 2 and pair.is_images
     assert set(Pair(image(), image(seed=1)).arrays()) == {"fixed", "moving"}
+
+
+def test_labels_of_any_value_stay_what_they_are():
+    known = np.array([0, 7, 16777217, 312782573, 614454277, -(2**31)])  # the Allen atlas has such
+    labels = known[np.random.default_rng(0).integers(0, 6, (8, 9))]
+    maps = {"fixed_labels": labels, "moving_labels": labels}
+    pair = Pair(image(), image(seed=1), **maps)
+    arrays = pair.arrays()
+    np.testing.assert_array_equal(arrays["moving_labels"][0, ..., 0], labels)
+    shift = Affine(np.eye(2), [2.0, 0.0], pair.fixed.grid)
+    moved = np.zeros_like(labels)
+    moved[:-2] = labels[2:]
+    np.testing.assert_array_equal(pair.aligned(shift).moving_labels, moved)
+    np.testing.assert_array_equal(warped_labels(shift, pair), moved)
+    small = Pair(image(), image(seed=1), **{key: labels % 5 for key in maps})
+    assert small.arrays()["fixed_labels"].dtype == np.float32
+    (batch,) = PairDataset([pair, small], batch_size=2, shuffle=False)[0]
+    np.testing.assert_array_equal(batch["fixed_labels"][..., 0], [labels, labels % 5])
+    whole = Image.from_array(labels, 2.0)
+    np.testing.assert_array_equal(whole.array[..., 0], labels)
+    finer = whole.resample(Grid((16, 9), (1, 2)), "nearest")
+    np.testing.assert_array_equal(finer.array[::2, :, 0], labels)
+    assert Image.from_array(labels / 3).array.dtype == np.float32
+    with pytest.raises(ValueError, match=r"of those above 2\^53"):
+        Image.from_array(np.array([[0, 2**60 + 1]]))
+    with pytest.raises(ValueError, match="fixed_labels must fit into 32 bits"):
+        Pair(image(), image(seed=1), fixed_labels=labels.astype(np.int64) * 4)
 
 
 @pytest.mark.parametrize("grid", GRIDS[1:])
@@ -100,6 +129,29 @@ def test_on_fixed_grid_keeps_the_world():
         (lambda: Pair(image(), image(origin=50)), r"do not overlap.*\[49.5, 57.5\]"),
         (lambda: Pair(image(), Image(np.ones((8, 9)), Grid((8, 9)))), "moving: 'image' is const"),
         (lambda: Pair(image((1, 1)), image()), "fixed: 'image0' has a single voxel"),
+        (lambda: Pair(image(), image(), fixed_mask=-np.ones((8, 9))), "mask must not be negative"),
+        (
+            lambda: Pair(image(), image(), fixed_mask=np.full((8, 9), np.nan)),
+            "mask must (hold whole|be finite)",
+        ),
+        (lambda: Pair(image(), image(), fixed_mask=np.ones((8, 9)) + 0j), "not complex128"),
+        (
+            lambda: Pair(image(), image(), fixed_labels=np.full((8, 9), "a")),
+            "labels must hold (whole|real numbers)",
+        ),
+        (
+            lambda: Pair(
+                image(),
+                image(),
+                fixed_landmarks=np.ones((3, 2)) > 0,
+                moving_landmarks=np.ones((3, 2)),
+            ),
+            "fixed_landmarks must hold real numbers, not bool",
+        ),
+        (
+            lambda: Pair(Scan(np.eye(3)), Scan(np.eye(3)), weights=np.ones(3) + 0j),
+            "weights must hold real numbers, not complex128",
+        ),
         (lambda: Pair(image(), Scan(np.eye(3))), "one kind, not Image and Scan"),
         (lambda: Pair(image(), "moving.png"), r"moving must be.*not str.*Pair\.read"),
         (lambda: Pair(image(), image(), fixed_mask=np.ones((9, 8))), r"fixed_mask.*\(8, 9\)"),

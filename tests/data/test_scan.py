@@ -6,6 +6,7 @@ import trimesh
 
 import zoo
 from zoo.data import shapes
+from zoo.data.orientation import doubts_of_normals
 from zoo.data.scan import write_mesh
 
 MESH = trimesh.creation.icosphere(2)
@@ -29,12 +30,76 @@ def test_an_stl_is_merged(tmp_path):
     assert (scan.normals * scan.points).sum(axis=1).min() > 0.99
 
 
-def test_unused_vertices_are_left_out(tmp_path):
-    vertices = np.concatenate([[[9, 9, 9]], MESH.vertices])
-    trimesh.Trimesh(vertices, MESH.faces + 1, process=False).export(tmp_path / "mesh.ply")
-    scan = zoo.Scan.read(tmp_path / "mesh.ply")
-    np.testing.assert_allclose(scan.points, MESH.vertices, atol=1e-6)
-    assert scan.faces.max() == len(scan) - 1
+def test_unused_vertices_keep_their_rows(tmp_path):
+    vertices = np.concatenate([MESH.vertices[:5], [[9, 9, 9]], MESH.vertices[5:]])
+    faces = MESH.faces + (MESH.faces >= 5)
+    trimesh.Trimesh(vertices, faces, process=False).export(tmp_path / "mesh.ply")
+    with pytest.warns(UserWarning, match=r"1 belong to no face.* numbers 5\."):
+        scan = zoo.Scan.read(tmp_path / "mesh.ply")
+    np.testing.assert_allclose(scan.points, vertices, atol=1e-6)
+    np.testing.assert_array_equal(scan.faces, faces)
+    rest = scan.without_unused()
+    np.testing.assert_allclose(rest.points, MESH.vertices, atol=1e-6)
+    np.testing.assert_array_equal(rest.faces, MESH.faces)
+    training, test = scan.split()
+    assert len(training) + len(test) == len(MESH.vertices)
+
+
+def test_faces_without_area_cost_no_normals():
+    whole = zoo.Scan.from_mesh(MESH).normals
+    a, b = MESH.faces[0][:2]
+    middle = MESH.vertices[[a, b]].mean(axis=0)
+    vertices = np.concatenate([MESH.vertices, [middle]])
+    faces = np.concatenate([MESH.faces, [[a, len(MESH.vertices), b], [a, a, b]]])
+    with pytest.warns(UserWarning, match="1 only to faces without area.* numbers 162"):
+        scan = zoo.Scan.from_mesh(trimesh.Trimesh(vertices, faces, process=False))
+    np.testing.assert_allclose(scan.normals[:-1], whole, atol=1e-9)
+    assert scan.normals[-1] @ middle > 0.8 * np.linalg.norm(middle)
+    flat = trimesh.Trimesh(vertices, faces[-1:], process=False)
+    with pytest.warns(UserWarning, match="no face of 'mesh' has an area"):
+        assert zoo.Scan.from_mesh(flat).normals is None
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.65])
+def test_winding_is_mended(share):
+    faces = MESH.faces.copy()
+    turned = np.random.default_rng(0).permutation(len(faces))[: int(share * len(faces))]
+    faces[turned] = faces[turned][:, ::-1]
+    with pytest.warns(UserWarning, match=rf"{len(turned)} of the 320 faces .* are turned"):
+        scan = zoo.Scan.from_mesh(trimesh.Trimesh(MESH.vertices, faces, process=False))
+    assert (scan.normals * scan.points).sum(axis=1).min() > 0.99
+    mended = trimesh.Trimesh(scan.points, scan.faces, process=False)
+    assert mended.is_winding_consistent and mended.volume == pytest.approx(MESH.volume)
+
+
+def test_a_strip_with_one_side_is_reported():
+    angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    vertices = [
+        [
+            (1 + w * np.cos(a / 2)) * np.cos(a),
+            (1 + w * np.cos(a / 2)) * np.sin(a),
+            w * np.sin(a / 2),
+        ]
+        for a in angles
+        for w in (-0.3, 0.3)
+    ]
+    ends = [(2 * k, 2 * k + 1) for k in range(40)] + [(1, 0)]
+    faces = []
+    for (a, b), (c, d) in zip(ends, ends[1:], strict=False):
+        faces += [(a, b, d), (a, d, c)]
+    with pytest.warns(UserWarning, match="no turning of some makes them agree"):
+        scan = zoo.Scan.from_mesh(trimesh.Trimesh(vertices, faces, process=False))
+    np.testing.assert_array_equal(scan.faces, faces)
+
+
+@pytest.mark.parametrize("scan", [shapes.torus(2000), shapes.torus_knot(4000, tube=0.2)])
+def test_normals_that_point_inward_are_doubted(scan):
+    assert doubts_of_normals(scan.points, scan.normals) == []
+    (inward,) = doubts_of_normals(scan.points, -scan.normals)
+    assert "point inward" in inward
+    signs = np.where(np.random.default_rng(0).random(len(scan)) < 0.5, -1, 1)[:, None]
+    (mixed,) = doubts_of_normals(scan.points, signs * scan.normals)
+    assert "opposite normals" in mixed
 
 
 PLY = """ply
@@ -122,11 +187,33 @@ THREE = np.eye(3)
         (THREE, THREE[:2], r"normals must have the shape of points, \(3, 3\), not \(2, 3\)"),
         (THREE, np.diag([1.0, 0.0, 1.0]), "the one of point 1 is"),
         (THREE, THREE * np.nan, "normals must be finite"),
+        (THREE + 0j, None, "points must hold real numbers, not complex128"),
+        (THREE > 0, None, "points must hold real numbers, not bool"),
+        (THREE.astype(str), None, "points must (hold|be an array of) real numbers"),
+        (THREE, THREE > 0, "normals must (hold|be an array of) real numbers"),
+        (THREE * 1e35, None, "points must lie within 1e"),
+        (THREE * 1e-35, None, "points must lie within 1e"),
     ],
 )
 def test_bad_scans(points, normals, message):
     with pytest.raises(ValueError, match=message):
         zoo.Scan(points, normals)
+
+
+@pytest.mark.parametrize(
+    ("faces", "message"),
+    [
+        ([[0, 1, 3]], r"from 0 to 2; face 0 is \[0, 1, 3\]"),
+        ([[0, 1, 2], [0, -1, 2]], r"face 1 is \[0, -1, 2\]"),
+        ([[0, 1]], r"shape \(1, 2\)"),
+        ([[0.0, 1.0, 2.0]], "whole numbers"),
+        (np.zeros((0, 3), int), "at least one row"),
+        ([[True, False, True]], "not bool"),
+    ],
+)
+def test_bad_faces(faces, message):
+    with pytest.raises(ValueError, match=f"faces must be .*{message}"):
+        zoo.Scan(THREE, None, faces)
 
 
 def test_splits_are_disjoint_and_seeded():
@@ -172,7 +259,7 @@ def test_the_knot_is_a_tube():
 
 def test_real_files(data):
     bunny = zoo.Scan.read(data("stanford_bunny/bun_zipper.ply"))
-    assert len(bunny) == 34_834 and bunny.normals is not None
+    assert len(bunny) == 35_947 and bunny.normals is not None
     assert zoo.Scan.read(data("stanford_bunny/bun000.ply")).normals is None
     assert zoo.Scan.read(data("surface_scans/anchor.ply")).normals.shape == (85_127, 3)
 

@@ -418,7 +418,7 @@ def test_docstring_denoises():
         (lambda: FieldsOfExperts(kernel_size=1, zero_mean=True), "2 for a filter of zero mean"),
         (lambda: FieldsOfExperts(padding="wrap"), "padding must be one of"),
         (lambda: correlate(*np.ones((2, 1, 3, 3, 1)), "wrap"), "padding must be one of"),
-        (lambda: FieldsOfExperts(activation="relu"), "activation must be a layer"),
+        (lambda: FieldsOfExperts(activation="relu"), "activation must be a Layer"),
         (lambda: FieldsOfExperts()(np.ones((1, 5, 1))), "2 or 3 spatial axes"),
         (lambda: FieldsOfExperts(kernel_size=(3, 3))(np.ones((1, 5, 5, 5, 1))), "1 or 3 sizes"),
         (lambda: FieldsOfExperts(9, 3, None, "dct")(np.ones((1, 5, 5, 1))), "at most 8"),

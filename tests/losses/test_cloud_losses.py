@@ -410,7 +410,7 @@ NAN = np.full((1, 20, 3), np.nan, "float32")
     ("loss", "arguments", "message"),
     [
         (losses.Chamfer(), (cloud(5, batch=1)[0], cloud(5)), r"y_true must have the shape"),
-        (losses.Chamfer(), (cloud(5), cloud(0)), "y_pred must hold at least one point"),
+        (losses.Chamfer(), (cloud(5), cloud(0)), "y_pred must not be empty"),
         (losses.Chamfer(), (cloud(5, batch=1), cloud(5)), "one batch size and rank"),
         (losses.Chamfer(), (cloud(5), cloud(5, rank=2)), "one batch size and rank"),
         (losses.Chamfer(), (cloud(5, batch=1), NAN), "must be finite"),

@@ -239,3 +239,25 @@ def test_keras_metrics_serialise_and_work_in_compile():
     value = model.evaluate(field, field, verbose=0, return_dict=True)["endpoint_error"]
     pred = ops.convert_to_numpy(ops.cast(model(field), "float32"))
     assert value == pytest.approx(endpoint_error(pred, field)["mean"], rel=1e-3)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_no_field_without_folds(value):
+    determinant = np.ones((4, 5))
+    determinant[1, 2] = value
+    for measure in (fold_percentage, sd_log_jacobian):
+        with pytest.raises(ValueError, match="determinant must be finite; 1 of 20 values"):
+            measure(determinant)
+    mask = np.isfinite(determinant)
+    assert fold_percentage(determinant, mask) == 0
+    for bad in (determinant > 0, determinant + 0j):
+        with pytest.raises(ValueError, match="determinant must hold real numbers"):
+            fold_percentage(bad)
+    with pytest.raises(ValueError, match="moved must hold real numbers, not complex128"):
+        target_registration_error(np.ones((2, 3)), np.ones((2, 3)) + 1j)
+
+
+def test_keras_folds_of_nan_are_nan():
+    folds = keras_metrics.FoldPercentage()
+    folds.update_state(None, np.full((1, 4, 5, 2), np.nan, np.float32))
+    assert np.isnan(float(folds.result()))

@@ -461,8 +461,8 @@ def test_generators_and_their_exponential(rank, counts):
         ({"loss": "ssd"}, "loss must be one of.*ssd"),
         ({"start": "random"}, "start must be one of.*random"),
         ({"levels": 0}, "levels must be at least 1"),
-        ({"voxels": 10}, "voxels at least 100"),
-        ({"trim": 0}, "trim in"),
+        ({"voxels": 10}, "voxels must be at least 100"),
+        ({"trim": 0}, "trim must be in"),
     ],
 )
 def test_arguments_out_of_range_are_named(options, message):

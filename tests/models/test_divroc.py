@@ -441,15 +441,15 @@ def test_what_cannot_be_registered_is_refused():
         ({"held_out": 0.9}, "held_out must lie between"),
         ({"patience": 0}, "patience must be at least 1"),
         ({"stages": []}, "at least one stage"),
-        ({"stages": [3]}, "stages must hold Stages"),
+        ({"stages": [3]}, "stages must be a sequence of Stages"),
         ({"stages": [{"grid": 3}]}, r"stages\[0\] has unknown keys \['grid'\]"),
         ({"stages": [{"pool": 4}]}, "pool of a stage must be odd"),
-        ({"stages": [{"lattice": 1}]}, "lattice of a stage must be at least 2"),
+        ({"stages": [{"lattice": 1}]}, r"stages\[0\]: lattice must be at least 2"),
         ({"stages": [{"data": "icp"}]}, "data of a stage must be one of"),
         ({"stages": [{"reach": 0}]}, "reach of a stage must be positive"),
         ({"stages": [{"partners": 0}]}, "partners of a stage must be positive"),
         ({"stages": [{"blur": -1}]}, "blur of a stage must not be negative"),
-        ({"stages": [{"raster": [32, 1]}]}, "raster of a stage must be at least 2"),
+        ({"stages": [{"raster": [32, 1]}]}, r"stages\[0\]: raster must be at least 2"),
     ],
 )
 def test_bad_arguments_are_named(config, match):

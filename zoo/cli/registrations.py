@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 
 from zoo.cli.arguments import settings
+from zoo.cli.paths import remove_path, write_path
 from zoo.cli.shared import (
     FAILED,
     add_seed,
@@ -156,6 +157,9 @@ def register(options):
     else:
         _write_cloud(options.out / moved, measured.moved_points, pair.moving.faces)
     _draw(measured, options.out / "registration.png")
+    remove_path(options.out)  # Of a run that --overwrite replaces.
+    if hasattr(model, "path"):
+        results |= write_path(model, left, options.out)
     with written_whole(options.out / "results.json") as partial:
         partial.write_text(dumps(results) + "\n")
     for name in RESULTS - written:

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from zoo.data.fields import random_affine
-from zoo.ops.arguments import not_negative
+from zoo.ops.arguments import checked, not_negative
 
 
 class Augmented(keras.utils.PyDataset):
@@ -37,6 +37,7 @@ class Augmented(keras.utils.PyDataset):
         ValueError: for a number below zero, a gain below one, or a crop of a half or more.
     """
 
+    @checked()
     def __init__(
         self,
         pairs: keras.utils.PyDataset,

@@ -18,7 +18,7 @@ from zoo.data.fields import (
     random_field,
     sample_linear,
 )
-from zoo.ops.arguments import at_least, between, one_of
+from zoo.ops.arguments import MOST, between, checked, few_enough, one_of
 
 BASES = ("moving", "fixed")
 
@@ -45,6 +45,7 @@ class Chessboard:
         ValueError: for a shape of another rank, or cells below 2 voxels.
     """
 
+    @checked(cells=(0, MOST))
     def __init__(
         self,
         shape: Sequence[int] = (64, 64),
@@ -52,7 +53,7 @@ class Chessboard:
         seed: Seed = 0,
     ):
         self.shape = as_shape(shape)
-        if len(cells) != 2 or not 2 <= cells[0] <= cells[1]:
+        if not 2 <= cells[0] <= cells[1]:
             raise ValueError(f"cells must be two sizes in order, from 2 on, not {cells}.")
         rng = np.random.default_rng(seed)
         rank = len(self.shape)
@@ -122,6 +123,12 @@ class ChessboardPairs(keras.utils.PyDataset):
         ValueError: for numbers out of range, an unknown kind or base.
     """
 
+    @checked(
+        batch_size=(1, 2**20),
+        steps=(1, MOST),
+        images=(1, MOST),
+        cells=(0, MOST),
+    )
     def __init__(
         self,
         shape: Sequence[int] = (64, 64),
@@ -142,8 +149,7 @@ class ChessboardPairs(keras.utils.PyDataset):
     ):
         super().__init__(**kwargs)
         self.shape = as_shape(shape)
-        for name, value in (("batch_size", batch_size), ("steps", steps), ("images", images)):
-            at_least(name, value, 1, optional=name == "images")
+        few_enough("batch_size", (batch_size, *self.shape))
         for name, value in (("still", still), ("poison", poison)):
             between(name, value, 0.0, 1.0)
         one_of("base", base, BASES)

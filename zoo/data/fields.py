@@ -8,12 +8,22 @@ numbers, or a `numpy.random.Generator`, which then advances.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 
 import numpy as np
 from scipy import ndimage
 
-from zoo.ops.arguments import not_negative, one_of
+from zoo.ops.arguments import (
+    MOST,
+    checked,
+    few_enough,
+    not_negative,
+    one_of,
+    real_array,
+    shown,
+    whole_numbers,
+)
 
 KINDS = ("affine", "smooth", "combined", "noise")
 
@@ -21,6 +31,7 @@ Range = Sequence[float]
 Seed = int | Sequence[int] | np.random.Generator
 
 
+@checked()
 def random_field(
     shape: Sequence[int],
     kind: str = "combined",
@@ -56,14 +67,15 @@ def random_field(
         return noise_field(shape, noise, rng)
     field = np.zeros((*shape, len(shape)))
     if kind != "smooth":
-        drawn = random_affine(shape, seed=rng, **(affine or {}))
+        drawn = random_affine(shape, seed=rng, **_options("affine", affine, random_affine))
         field += affine_field(shape, *inverse_affine(*drawn))
     if kind != "affine":
         largest = rng.uniform(*_range(magnitude, "magnitude", least=0))
-        field += smooth_field(shape, largest, seed=rng, **(smooth or {}))
+        field += smooth_field(shape, largest, seed=rng, **_options("smooth", smooth, smooth_field))
     return field
 
 
+@checked()
 def random_affine(
     shape: Sequence[int],
     translations: float | Range = (-2.0, 2.0),
@@ -96,6 +108,8 @@ def random_affine(
     """
     shape, rng = as_shape(shape), np.random.default_rng(seed)
     rank = len(shape)
+    if isinstance(scales, Sequence) and not len(scales):
+        raise ValueError("scales must be a number, a range or several ranges, not empty.")
     alternatives = scales if np.ndim(scales) == 2 else [scales]
     # Not near zero, where there is no inverse.
     intervals = [_range(each, "scales", least=0.01) for each in alternatives]
@@ -126,6 +140,7 @@ def affine_field(shape: Sequence[int], matrix: np.ndarray, offset: np.ndarray) -
     return positions(shape) @ (np.asarray(matrix) - np.eye(len(offset))).T + offset
 
 
+@checked(knots=(0, 512))
 def smooth_field(
     shape: Sequence[int],
     magnitude: float = 3.0,
@@ -158,10 +173,12 @@ def smooth_field(
     shape, rng = as_shape(shape), np.random.default_rng(seed)
     rank = len(shape)
     not_negative("magnitude", magnitude)
-    not_negative("margin", margin)
     if not 2 <= knots[0] <= knots[1]:
         raise ValueError(f"knots must be two numbers in order, from 2 on, not {knots}.")
     field = rng.uniform(-1, 1, (*rng.integers(*knots, rank, endpoint=True), rank))
+    not_negative("margin", margin)
+    if not kernels:
+        raise ValueError("kernels must hold at least one size and deviation.")
     for size, deviation in kernels:
         if size < 1 or size % 2 == 0 or deviation <= 0:
             raise ValueError(f"kernels must be odd sizes with positive deviations, not {kernels}.")
@@ -177,6 +194,7 @@ def smooth_field(
     return field * (magnitude / np.abs(field).max())
 
 
+@checked(magnitude=not_negative)
 def noise_field(shape: Sequence[int], magnitude: float = 0.005, seed: Seed = 0) -> np.ndarray:
     """Normal white noise `[*shape, rank]` whose largest absolute component is `magnitude` voxels.
 
@@ -186,6 +204,7 @@ def noise_field(shape: Sequence[int], magnitude: float = 0.005, seed: Seed = 0) 
     return field * (magnitude / np.abs(field).max())
 
 
+@checked(steps=(0, MOST), tolerance=not_negative)
 def inverse_field(
     displacement: np.ndarray, steps: int = 100, tolerance: float = 1e-4
 ) -> np.ndarray:
@@ -202,8 +221,15 @@ def inverse_field(
     Returns:
         Displacement `[*spatial, rank]` in voxels, float64.
     """
+    displacement = real_array("displacement", displacement)
+    if displacement.ndim not in (3, 4) or displacement.shape[-1] != displacement.ndim - 1:
+        raise ValueError(
+            f"displacement must have the shape [*spatial, rank], not {displacement.shape}."
+        )
+    if not displacement.size:
+        raise ValueError(f"displacement must not be empty; its shape is {displacement.shape}.")
     points = positions(displacement.shape[:-1])
-    inverse = -np.asarray(displacement, dtype=np.float64)
+    inverse = -displacement.astype(np.float64)
     for _ in range(steps):
         before, inverse = inverse, -sample_linear(displacement, points + inverse)
         if np.abs(inverse - before).max() <= tolerance:
@@ -229,10 +255,20 @@ def positions(shape: Sequence[int]) -> np.ndarray:
 
 def as_shape(shape: Sequence[int]) -> tuple[int, ...]:
     """A shape as a tuple of two or three positive integers; others raise a ValueError."""
-    sizes = tuple(int(size) for size in shape)
+    sizes = whole_numbers("shape", shape)
     if len(sizes) not in (2, 3) or min(sizes) < 1:
-        raise ValueError(f"shape must be two or three positive sizes, not {tuple(shape)}.")
+        raise ValueError(f"shape must be two or three positive sizes, not {shown(shape)}.")
+    few_enough("shape", sizes)
     return sizes
+
+
+def _options(argument: str, given: Mapping | None, function: Callable) -> dict:
+    """Options for a function, of which `shape` and `seed` are known."""
+    known = [name for name in signature(function).parameters if name not in ("shape", "seed")]
+    unknown = [name for name in given or () if name not in known]
+    if unknown:
+        raise ValueError(f"{argument} has unknown options {shown(unknown)}, not of {known}.")
+    return dict(given or {})
 
 
 def _draw(rng: np.random.Generator, given, name: str, count: int) -> np.ndarray:
@@ -241,8 +277,8 @@ def _draw(rng: np.random.Generator, given, name: str, count: int) -> np.ndarray:
 
 def _range(given, name: str, least: float = -np.inf) -> tuple[float, float]:
     # One number stands for both ends.
-    ends = np.atleast_1d(np.asarray(given, dtype=np.float64))
+    ends = np.atleast_1d(real_array(name, given).astype(np.float64))
     if ends.shape not in ((1,), (2,)) or not least <= ends[0] <= ends[-1] < np.inf:
         limit = f", from {least:g} on" if least > -np.inf else ""
-        raise ValueError(f"{name} must be a number or two in order{limit}, not {given!r}.")
+        raise ValueError(f"{name} must be a number or two in order{limit}, not {shown(given)}.")
     return float(ends[0]), float(ends[-1])

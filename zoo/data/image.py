@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from zoo.geometry import Grid
-from zoo.ops.arguments import one_of
+from zoo.ops.arguments import checked, increasing, one_of, positive, real_array, shown
 
+EXACT = 2**24  # up to which float32 holds every whole number
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
@@ -20,7 +21,8 @@ class Image:
 
     Attributes:
         array: float32 `[*spatial, channels]`; `[*spatial]` is taken as one channel. Axis i is
-            axis i of ITK: x, y, z.
+            axis i of ITK: x, y, z. Whole numbers that float32 does not hold, such as labels above
+            2^24, make it float64.
         grid: where the voxels are in the world.
         name: for messages and pictures.
 
@@ -34,12 +36,11 @@ class Image:
     name: str = "image"
 
     def __post_init__(self):
+        if not isinstance(self.name, str):
+            raise ValueError(f"name must be a word, not {shown(self.name)}.")
         if not isinstance(self.grid, Grid):
             raise ValueError(f"grid must be a zoo.Grid, not {type(self.grid).__name__}.")
-        array = np.asarray(self.array)
-        if array.dtype.kind not in "buif":
-            raise ValueError(f"array must hold real numbers, not {array.dtype}.")
-        array = array.astype(np.float32, copy=False)
+        array = _held(real_array("array", self.array, finite=False))
         if array.ndim == self.grid.rank:
             array = array[..., None]
         if array.ndim != self.grid.rank + 1 or array.shape[:-1] != self.grid.shape:
@@ -78,7 +79,7 @@ class Image:
 
     @classmethod
     def read(cls, path: str | Path) -> Image:
-        """Reads .nii, .nii.gz, .mha, .mhd, .nrrd, or a picture; see `zoo.io.images.read_image`.
+        """Reads a volume (.nii.gz, .mha, .nrrd ...) or a picture; see `zoo.io.images.read_image`.
 
         Raises:
             FileNotFoundError: if there is no such file.
@@ -107,10 +108,13 @@ class Image:
         Raises:
             ValueError: as the constructor; and where nothing is finite.
         """
-        array = np.array(array, dtype=np.float32)
+        array = np.asarray(array)
+        if array.dtype.kind != "f":
+            return cls(array, grid, name), None
         finite = np.isfinite(array)
         if finite.all():
             return cls(array, grid, name), None
+        array = array.copy()
         if not finite.any():
             raise ValueError("array must hold finite values; all are NaN or infinite.")
         array[~finite] = array[finite].min()
@@ -124,6 +128,7 @@ class Image:
         write_image(path, self.array, self.grid)
 
     @classmethod
+    @checked(spacing=positive, rank=(2, 3))
     def from_array(
         cls,
         array,
@@ -143,9 +148,11 @@ class Image:
         Raises:
             ValueError: for an array of other than two to four axes, or one that is no image.
         """
-        array = np.asarray(array)
+        array = real_array("array", array)
         if array.ndim not in (2, 3, 4):
             raise ValueError(f"array must have two to four axes, not the shape {array.shape}.")
+        if np.ndim(spacing) and len(spacing) not in (2, 3):
+            raise ValueError(f"spacing must be one size, or two or three, not {spacing}.")
         if rank is None and np.ndim(spacing):
             rank = len(spacing)
         if rank is None:
@@ -174,6 +181,10 @@ class Image:
             ValueError: for grids of different rank or an unknown order.
         """
         one_of("order", order, ("linear", "nearest"))
+        if not isinstance(grid, Grid):
+            raise TypeError(f"grid must be a zoo.Grid, not {type(grid).__name__}.")
+        if outside is not None:
+            _number("outside", outside)
         if grid == self.grid:
             return self
         array = self.array
@@ -195,7 +206,7 @@ class Image:
         Raises:
             ValueError: for a shape of another rank or without voxels.
         """
-        fill = float(self.array.min()) if fill is None else fill
+        fill = float(self.array.min()) if fill is None else _number("fill", fill)
         array, start = fit_array(self.array, shape, fill)
         return Image(array, self.grid.window(start, array.shape[:-1]), self.name)
 
@@ -212,7 +223,7 @@ class Image:
         Raises:
             ValueError: for percentiles out of order, or a constant image.
         """
-        low, high = percentiles
+        low, high = increasing("percentiles", percentiles)
         if not 0 <= low < high <= 100:
             raise ValueError(f"percentiles must ascend within 0 and 100, not {percentiles}.")
         low, high = np.percentile(self.array, [low, high])
@@ -230,6 +241,32 @@ class Image:
         count = self.channels
         weights = LUMINANCE if count == 3 else np.full(count, 1 / count)
         return Image(self.array @ np.asarray(weights, np.float32), self.grid, self.name)
+
+
+def _number(argument: str, value) -> float:
+    number = real_array(argument, value)
+    if number.ndim or not np.isfinite(number):
+        raise ValueError(f"{argument} must be a finite number, not {value!r:.60}.")
+    return float(number)
+
+
+def _held(array: np.ndarray) -> np.ndarray:
+    """The array in float32, or in float64 where whole numbers would change in float32."""
+    if array.dtype.itemsize <= 2 or array.dtype == np.float32 or not array.size:
+        return array.astype(np.float32, copy=False)
+    # As Python's numbers, for the largest unsigned ones have no sign to lose.
+    largest = max(abs(array.min().item()), abs(array.max().item()))
+    whole = array.dtype.kind != "f"
+    if whole and largest > 2**53:
+        raise ValueError(
+            f"array holds whole numbers up to {largest}; of those above 2^53 floats hold few."
+        )
+    with np.errstate(over="ignore"):
+        single = array.astype(np.float32)
+    if not EXACT < largest <= 2**53 or np.array_equal(single, array):
+        return single
+    whole = whole or np.array_equal(array, np.rint(array))
+    return array.astype(np.float64) if whole else single
 
 
 def resample_array(
@@ -285,9 +322,11 @@ def fit_array(array: np.ndarray, shape: Sequence[int], fill) -> tuple[np.ndarray
     Raises:
         ValueError: for a shape with more axes than the array, or without entries.
     """
-    shape = tuple(int(size) for size in shape)
-    if not 0 < len(shape) <= array.ndim or min(shape) < 1 or array.ndim - len(shape) > 1:
+    sizes = real_array("shape", shape).reshape(-1)
+    whole = ((sizes >= 1) & (sizes % 1 == 0)).all()
+    if not 0 < len(sizes) <= array.ndim or not whole or array.ndim - len(sizes) > 1:
         raise ValueError(f"shape must hold a positive number for each spatial axis, not {shape}.")
+    shape = tuple(int(size) for size in sizes)
     old = np.asarray(array.shape[: len(shape)])
     start = (old - np.asarray(shape)) // 2
     first, last = np.maximum(start, 0), np.minimum(start + shape, old)

@@ -5,15 +5,26 @@ Lengths are in mm. Whatever is random depends on `seed` only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 from scipy.spatial.transform import Rotation
 
 from zoo.data.fields import Seed
-from zoo.ops.arguments import between, positive
+from zoo.ops.arguments import (
+    MOST,
+    between,
+    checked,
+    not_negative,
+    positive,
+    real_array,
+    real_points,
+)
 
 
+@checked(count=(1, MOST), neighbours=(2, MOST), rivals=(2, MOST), least=(1, MOST))
 def density_keypoints(
     points: np.ndarray,
     count: int = 8192,
@@ -69,6 +80,7 @@ def density_keypoints(
     raise ValueError(f"points: only {len(best)} of {len(points)} are densest, not {least}.")
 
 
+@checked()
 def farthest_points(points: np.ndarray, count: int, start: int = 0) -> np.ndarray:
     """Spreads a subset evenly: each point is the one farthest from those before it.
 
@@ -85,7 +97,7 @@ def farthest_points(points: np.ndarray, count: int, start: int = 0) -> np.ndarra
     Raises:
         ValueError: for a count or a start out of range.
     """
-    points = _cloud(points, "points")
+    points = _cloud(points, "points", None)
     between("count", count, 1, len(points))
     between("start", start, 0, len(points) - 1)
     columns = np.ascontiguousarray(points.T)
@@ -100,6 +112,7 @@ def farthest_points(points: np.ndarray, count: int, start: int = 0) -> np.ndarra
     return chosen
 
 
+@checked()
 def voxel_means(points: np.ndarray, spacing: float, origin: float = 0.0) -> np.ndarray:
     """The mean of the points of each occupied cell of a cubic grid.
 
@@ -114,7 +127,7 @@ def voxel_means(points: np.ndarray, spacing: float, origin: float = 0.0) -> np.n
     Raises:
         ValueError: for a spacing that is not positive.
     """
-    points = _cloud(points, "points")
+    points = _cloud(points, "points", None)
     positive("spacing", spacing)
     cells = np.floor((points - origin) / spacing).astype(np.int64)
     _, cell, count = np.unique(cells, axis=0, return_inverse=True, return_counts=True)
@@ -122,6 +135,7 @@ def voxel_means(points: np.ndarray, spacing: float, origin: float = 0.0) -> np.n
     return np.stack(sums, axis=-1) / count[:, None]
 
 
+@checked()
 def match_moments(
     moving: np.ndarray, fixed: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -138,15 +152,20 @@ def match_moments(
     Raises:
         ValueError: for a moving cloud without extent along an axis.
     """
-    moving, fixed = _cloud(moving, "moving"), _cloud(fixed, "fixed")
+    moving, fixed = _cloud(moving, "moving", None), _cloud(fixed, "fixed", None)
     deviation = moving.std(axis=0)
     if not deviation.all():
         raise ValueError(f"moving must extend along every axis; its deviations are {deviation}.")
+    if fixed.shape[1] != moving.shape[1]:
+        raise ValueError(
+            f"fixed must have the {moving.shape[1]} coordinates of moving, not {fixed.shape[1]}."
+        )
     scale = fixed.std(axis=0) / deviation
     shift = fixed.mean(axis=0) - scale * moving.mean(axis=0)
     return moving * scale + shift, scale, shift
 
 
+@checked(width=positive)
 def gaussian_mean(
     points: np.ndarray, controls: np.ndarray, values: np.ndarray, width: float
 ) -> np.ndarray:
@@ -163,11 +182,26 @@ def gaussian_mean(
     Returns:
         float64 `[n, c]`.
     """
+    points, controls = _cloud(points, "points", None), _cloud(controls, "controls", None)
+    values = real_array("values", values)
+    if points.shape[1] != controls.shape[1] or values.shape[:-1] != controls.shape[:1]:
+        raise ValueError(
+            "points, controls and values must be [n, d], [k, d] and [k, c], not "
+            f"{points.shape}, {controls.shape} and {values.shape}."
+        )
     squared = cdist(points, controls, "sqeuclidean")
     weights = np.exp((squared.min(axis=1, keepdims=True) - squared) / (2 * width**2))
     return weights @ values / weights.sum(axis=1, keepdims=True)
 
 
+@checked(
+    controls=(1, MOST),
+    local_shift=not_negative,
+    local_width=positive,
+    grid=positive,
+    global_shift=not_negative,
+    global_width=positive,
+)
 def deform_cloud(
     points: np.ndarray,
     controls: int = 500,
@@ -208,6 +242,7 @@ def deform_cloud(
     return points + gaussian_mean(points, chosen, shifts, global_width)
 
 
+@checked(count=(1, MOST))
 def synthetic_pair(
     first: np.ndarray, second: np.ndarray, count: int = 8192, seed: Seed = 0, **options
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -241,6 +276,7 @@ def synthetic_pair(
     return cloud[count:], moving, cloud[:count] - moving
 
 
+@checked(angle=not_negative, scale=not_negative, shift=not_negative)
 def jolt_pair(
     fixed: np.ndarray,
     moving: np.ndarray,
@@ -271,14 +307,13 @@ def jolt_pair(
     rng = np.random.default_rng(seed)
     rotation = Rotation.from_euler("xyz", rng.uniform(-angle, angle, 3), degrees=True)
     stretch, offset = 1 + rng.uniform(-scale, scale, 3), rng.uniform(-shift, shift, 3)
+    if flow.shape != moving.shape:
+        raise ValueError(f"flow must have the shape of moving, {moving.shape}, not {flow.shape}.")
     target, moved = moving + flow, rotation.apply(moving) * stretch + offset
     if rng.random() < 0.5:
         fixed, target = (rotation.apply(each) * stretch + offset for each in (fixed, target))
     return fixed, moved, target - moved
 
 
-def _cloud(points, argument: str) -> np.ndarray:
-    points = np.asarray(points, dtype=np.float64)
-    if points.ndim != 2 or not len(points):
-        raise ValueError(f"{argument} must have the shape [n, 3], not {points.shape}.")
-    return points
+def _cloud(points, argument: str, dims: Sequence[int] | None = (3,)) -> np.ndarray:
+    return real_points(argument, points, dims)

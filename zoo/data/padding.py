@@ -69,15 +69,27 @@ def without_padding(pair: Pair) -> Pair:
 def padding_of(image: Image) -> np.ndarray | None:
     """Where an image holds padding instead of measurements, bool `[*spatial]`; None if nowhere.
 
-    Padding is what has the lowest value of the image, far below all others, among which there is
-    air besides: -2000 or -3024 outside of the circle that a CT reconstructs. A black background is
-    none: its border is the outline of what is seen.
+    Padding is one value, far from all others, among which there is air besides: -2000 or -3024
+    outside of the circle that a CT reconstructs, below everything; or, in most corners of the
+    image, the largest number of a scanner, or the 0 of a program that did not know of air. A black
+    background is none: its border is the outline of what is seen.
     """
-    lowest = (image.array == image.array.min(axis=tuple(range(image.rank)))).all(axis=-1)
-    if not SPIKE <= lowest.mean() < 1:
-        return None
-    others = image.array[~lowest].mean(axis=-1)
-    low, high = np.percentile(others, (0.1, 99))
-    apart = low - image.array[lowest].max() >= GAP * (high - low) > 0
-    air = (others < low + 0.1 * (high - low)).mean() >= AIR
-    return lowest if apart and air else None
+    spatial = tuple(range(image.rank))
+    for value, side in (
+        (image.array.min(axis=spatial), -1),
+        (image.array.max(axis=spatial), 1),
+        (np.zeros(image.channels, image.array.dtype), 0),
+    ):
+        there = (image.array == value).all(axis=-1)
+        if not SPIKE <= there.mean() < 1:
+            continue
+        if side >= 0 and there[np.ix_(*[(0, -1)] * image.rank)].mean() < 0.5:
+            continue
+        others = image.array[~there].mean(axis=-1)
+        low, high = np.percentile(others, (0.1, 99 if side < 0 else 99.9))
+        # How far the value lies below, above or, as 0 in Hounsfield units, within the others.
+        apart = {-1: low - value.max(), 1: value.min() - high, 0: -low}[side]
+        air = (others < low + 0.1 * (high - low)).mean()
+        if apart >= GAP * (high - low) > 0 and air >= AIR:
+            return there
+    return None

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo.data.image import Image, resample_array, smoothed
+from zoo.data.image import EXACT, Image, resample_array, smoothed
 from zoo.data.scan import READABLE, Scan, as_scan
 from zoo.geometry import Grid
+from zoo.ops.arguments import one_of, real_array, real_points, shown
 
 EXTENT_RATIO = 50  # clouds that differ by more are probably in different units
 
@@ -60,6 +61,8 @@ class Pair:
         if isinstance(self.fixed, Image) != isinstance(self.moving, Image):
             kinds = [type(data).__name__ for data in (self.fixed, self.moving)]
             raise ValueError(f"fixed and moving must be of one kind, not {' and '.join(kinds)}.")
+        if self.name is not None and not isinstance(self.name, str):
+            raise ValueError(f"name must be a word or None, not {shown(self.name)}.")
         if self.name is None:
             names = (self.fixed.name, self.moving.name)
             object.__setattr__(self, "name", " <- ".join(names))
@@ -94,12 +97,12 @@ class Pair:
         """Reads a pair; the suffixes say whether it is one of images or of clouds.
 
         Landmarks that both files number or name are matched by that; see
-        `zoo.io.landmarks.read_common_landmarks`. Voxels of .mha and .nrrd that are NaN or
-        infinite are left out by the mask of their image, with a warning.
+        `zoo.io.landmarks.read_common_landmarks`. Voxels that are NaN or infinite
+        are left out by the mask of their image, with a warning.
 
         Args:
-            fixed: .nii, .nii.gz, .mha, .mhd, .nrrd; .png, .jpg, .tif, .bmp; or .ply, .obj, .stl,
-                .off, .xyz, .npy, .npz, .vtk.
+            fixed: .nii, .nii.gz, .hdr, .mha, .mhd, .nrrd, .nhdr; .png, .jpg, .tif, .bmp; or .ply,
+                .obj, .stl, .off, .xyz, .npy, .npz, .vtk.
             moving: likewise.
             name: for messages and pictures.
             **companions: paths under the names of the attributes. `fixed_mask`, `moving_mask`
@@ -153,6 +156,8 @@ class Pair:
         """
         if not self.is_images:
             raise ValueError("on_fixed_grid needs a pair of images; this is one of clouds.")
+        if outside is not None:
+            real_array("outside", outside)
         grid, source = self.fixed.grid, self.moving.grid
         if grid == source:
             return self
@@ -206,7 +211,7 @@ class Pair:
         for key, dtype in (("moving_mask", bool), ("moving_labels", np.int32)):
             values = getattr(self, key)
             if values is not None:
-                values = Image(values[..., None].astype(np.float32), self.moving.grid)
+                values = Image(values, self.moving.grid)
                 moved = sampled.warp(values, order="nearest").array[..., 0]
                 changes[key] = np.rint(moved).astype(dtype)
         with warnings.catch_warnings():
@@ -220,6 +225,7 @@ class Pair:
         Args:
             side: "fixed" or "moving".
         """
+        one_of("side", side, ("fixed", "moving"))
         counts = np.ones(len(getattr(self, side)), bool)
         mask = getattr(self, f"{side}_mask")
         if mask is not None:
@@ -243,8 +249,9 @@ class Pair:
     def arrays(self) -> dict[str, np.ndarray]:
         """The pair as a batch of one, float32, for a model.
 
-        Images come on the fixed grid. Landmarks of images are given in voxels of that grid, the
-        unit of displacements; those of clouds in world units.
+        Labels that float32 does not hold stay int32. Images come on the fixed grid. Landmarks of
+        images are given in voxels of that grid, the unit of displacements; those of clouds in world
+        units.
 
         Returns:
             `fixed` and `moving` `[1, *spatial, channels]` (clouds: `[1, n, dims]` and
@@ -266,7 +273,7 @@ class Pair:
                 result[f"{side}_landmarks"] = in_voxels(points)
         if pair.weights is not None:
             result["weights"] = pair.weights
-        return {key: np.asarray(value, np.float32)[None] for key, value in result.items()}
+        return {key: np.asarray(value, _kind(key, value))[None] for key, value in result.items()}
 
     # Checks
 
@@ -318,15 +325,24 @@ class Pair:
             values = getattr(self, key)
             if values is None:
                 continue
-            values = np.asarray(values)
+            values = real_array(key, values)
             if values.shape != shape:
                 raise ValueError(
                     f"{key} must have the shape {shape} of {side}, not {values.shape}."
                 )
-            if values.dtype.kind not in "bui" and not np.array_equal(values, np.rint(values)):
+            whole = values.dtype.kind in "bui"
+            if not whole and values.dtype.kind == "f":
+                whole = np.array_equal(values, np.rint(values)) and np.isfinite(values).all()
+            if not whole:
                 raise ValueError(f"{key} must hold whole numbers; it holds {values.dtype} others.")
-            if key.endswith("mask") and not values.any():
-                raise ValueError(f"{key} is empty: it leaves nothing of {data.name!r}.")
+            low, high = values.min().item(), values.max().item()
+            if key.endswith("mask"):
+                if low < 0:
+                    raise ValueError(f"{key} must not be negative; its smallest value is {low}.")
+                if high == 0:
+                    raise ValueError(f"{key} is empty: it leaves nothing of {data.name!r}.")
+            elif low < -(2**31) or high >= 2**31:
+                raise ValueError(f"{key} must fit into 32 bits; they span {low} to {high}.")
             object.__setattr__(self, key, values.astype(dtype))
 
     def _check_landmarks(self):
@@ -335,11 +351,7 @@ class Pair:
             key = f"{side}_landmarks"
             if getattr(self, key) is None:
                 continue
-            points = np.asarray(getattr(self, key), dtype=np.float64)
-            if points.ndim != 2 or points.shape[1] != self.rank or not len(points):
-                raise ValueError(f"{key} must have the shape [n, {self.rank}], not {points.shape}.")
-            if not np.isfinite(points).all():
-                raise ValueError(f"{key} must be finite; they hold NaN or infinite values.")
+            points = real_points(key, getattr(self, key), (self.rank,))
             object.__setattr__(self, key, points)
             counts.append(len(points))
             outside = 0
@@ -366,7 +378,7 @@ class Pair:
         if self.is_images and self.fixed_landmarks is None:
             raise ValueError("weights belong to landmarks, and this pair of images has none.")
         count = len(self.fixed_landmarks if self.is_images else self.moving)
-        weights = np.asarray(self.weights, dtype=np.float64)
+        weights = real_array("weights", self.weights).astype(np.float64)
         if weights.shape != (count,):
             raise ValueError(f"weights must have the shape {(count,)}, not {weights.shape}.")
         if not np.isfinite(weights).all() or weights.min() < 0 or not weights.any():
@@ -400,12 +412,23 @@ class LazyPairs(Sequence):
 COMPANIONS = tuple(f.name for f in fields(Pair) if f.name not in ("fixed", "moving", "name"))
 
 
+def _kind(key: str, values: np.ndarray) -> type:
+    large = key.endswith("_labels") and max(-int(values.min()), int(values.max())) > EXACT
+    return np.int32 if large else np.float32
+
+
 def _as_data(data, side: str) -> Image | Scan:
     if isinstance(data, Image | Scan):
         return data
     if isinstance(data, np.ndarray) and not (data.ndim == 2 and data.shape[1] in (2, 3)):
-        return Image.from_array(data, name=side)
-    scan = as_scan(data)
+        try:
+            return Image.from_array(data, name=side)
+        except ValueError as error:
+            raise ValueError(f"{side}: {error}") from error
+    try:
+        scan = as_scan(data)
+    except ValueError as error:
+        raise ValueError(f"{side}: {error}") from error
     if scan is None:
         raise ValueError(
             f"{side} must be a zoo.Image, a zoo.Scan, a mesh or an array, not "
@@ -471,6 +494,6 @@ def _read_column(path: str | Path, argument: str) -> np.ndarray:
     try:
         binary = path.suffix.lower() == ".npy"
         values = np.load(path, allow_pickle=False) if binary else np.loadtxt(path, ndmin=1)
-    except ValueError as error:
+    except (ValueError, EOFError, OSError) as error:
         raise ValueError(f"{argument}: {path.name!r} is no list of numbers: {error}") from error
     return values

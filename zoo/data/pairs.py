@@ -11,9 +11,10 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from zoo.data.fields import as_shape
 from zoo.data.image import Image, fit_array
 from zoo.data.pair import COMPANIONS, LandmarksOutside, LazyPairs, Pair
-from zoo.ops.arguments import at_least, one_of
+from zoo.ops.arguments import MOST, checked, one_of, shown
 
 
 class PairDataset(keras.utils.PyDataset):
@@ -40,6 +41,7 @@ class PairDataset(keras.utils.PyDataset):
         ValueError: without pairs, for numbers that are not positive, or an unknown `align`.
     """
 
+    @checked(batch_size=(1, 2**20), steps=(1, MOST), shape=(1, MOST))
     def __init__(
         self,
         pairs: Pair | Sequence[Pair],
@@ -55,10 +57,12 @@ class PairDataset(keras.utils.PyDataset):
         pairs = [pairs] if isinstance(pairs, Pair) else pairs
         if not len(pairs):
             raise ValueError("pairs is empty.")
-        at_least("batch_size", batch_size, 1)
-        at_least("steps", steps, 1, optional=True)
+        if not isinstance(pairs, LazyPairs):
+            for pair in pairs:
+                if not isinstance(pair, Pair):
+                    raise ValueError(f"pairs must hold zoo.Pair, not {shown(pair)}.")
         one_of("align", align, ("world", "centre"))
-        self.shape = None if shape is None else tuple(int(size) for size in shape)
+        self.shape = None if shape is None else as_shape(shape)
         self.align, self.shuffle, self.seed = align, shuffle, seed
         self.batch_size, self.steps = batch_size, steps
         # Pairs that are in memory anyway are put on their grids once, not in every epoch.
@@ -101,7 +105,10 @@ class PairDataset(keras.utils.PyDataset):
                     f"pairs of a batch must have one size: {key} of pair {chosen[0]} has the shape "
                     f"{shapes[0]}, of pair {k} {shape}; give shape=, or use batch_size=1."
                 )
-        return np.concatenate([arrays[key] for arrays in batch])
+        joined = [arrays[key] for arrays in batch]
+        if any(each.dtype == np.int32 for each in joined):
+            joined = [each.astype(np.int32) for each in joined]
+        return np.concatenate(joined)
 
     def _placed(self, pair: Pair) -> Pair:
         if not pair.is_images:
@@ -136,6 +143,7 @@ class RepeatedBatch(keras.utils.PyDataset):
         count: how often an epoch yields it.
     """
 
+    @checked(count=(1, MOST))
     def __init__(self, batch: dict, count: int = 1):
         super().__init__()
         self.batch, self.count = batch, count
@@ -147,6 +155,7 @@ class RepeatedBatch(keras.utils.PyDataset):
         return (self.batch,)
 
 
+@checked()
 def all_pairs(images: Sequence[Image], labels: Sequence | None = None, **options) -> PairDataset:
     """Every image with every other one, in both roles.
 
@@ -158,6 +167,7 @@ def all_pairs(images: Sequence[Image], labels: Sequence | None = None, **options
     Raises:
         ValueError: for fewer than two images, or labels that are not as many.
     """
+    _check_images("images", images)
     if len(images) < 2:
         raise ValueError(f"images must be at least two, not {len(images)}.")
     labels, images = _matching(labels, images), _in_frame(images, options)
@@ -170,6 +180,7 @@ def all_pairs(images: Sequence[Image], labels: Sequence | None = None, **options
     return PairDataset(LazyPairs(makers), **options)
 
 
+@checked()
 def to_atlas(
     images: Sequence[Image],
     atlas: Image,
@@ -189,6 +200,9 @@ def to_atlas(
     Raises:
         ValueError: without images, or for labels that are not as many.
     """
+    _check_images("images", images)
+    if not len(images):
+        raise ValueError("images must hold at least one image.")
     labels, images = _matching(labels, images), _in_frame(images, options)
     (atlas,) = _in_frame([atlas], options)
     makers = [
@@ -220,10 +234,16 @@ def read_table(path: str | Path) -> LazyPairs:
     from zoo.io import existing
 
     path = existing(path)
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = set(reader.fieldnames or ())
-        rows = list(reader)
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            fields = list(reader.fieldnames or ())
+            rows = list(reader)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"path: {path.name!r} is no readable table: {error}") from error
+    columns = set(fields)
+    if len(columns) < len(fields):
+        raise ValueError(f"path: {path.name!r} has a column twice; its header is {fields}.")
     known = {"fixed", "moving", "name", *COMPANIONS}
     if not {"fixed", "moving"} <= columns <= known:
         raise ValueError(
@@ -235,6 +255,11 @@ def read_table(path: str | Path) -> LazyPairs:
         raise ValueError(f"path: {path.name!r} lists no pairs.")
     makers = []
     for number, row in enumerate(rows, start=1):
+        if None in row:
+            raise ValueError(
+                f"path: row {number} of {path.name!r} has more cells than the header has columns, "
+                f"{len(fields)}."
+            )
         given = {key: value.strip() for key, value in row.items() if value and value.strip()}
         name = given.pop("name", None)
         if not {"fixed", "moving"} <= set(given):
@@ -247,11 +272,23 @@ def read_table(path: str | Path) -> LazyPairs:
     return LazyPairs(makers)
 
 
+def _check_images(argument: str, images) -> None:
+    for image in images:
+        if not isinstance(image, Image):
+            raise ValueError(f"{argument} must hold zoo.Image, not {shown(image)}.")
+
+
 def _matching(labels: Sequence | None, images: Sequence[Image]) -> Sequence:
     if labels is None:
         return [None] * len(images)
     if len(labels) != len(images):
         raise ValueError(f"labels must be as many as the {len(images)} images, not {len(labels)}.")
+    for number, (values, image) in enumerate(zip(labels, images, strict=True)):
+        if values is not None and np.shape(values) != image.shape:
+            raise ValueError(
+                f"labels[{number}] must have the shape {image.shape} of its image, not "
+                f"{np.shape(values)}."
+            )
     return labels
 
 

@@ -9,8 +9,10 @@ import numpy as np
 from zoo.data.image import Image
 from zoo.data.pair import Pair
 from zoo.geometry import Grid
+from zoo.ops.arguments import MOST, checked, few_enough, positive
 
 
+@checked(shape=(1, MOST), spacing=positive)
 def phantom_pair(
     shape: Sequence[int] = (128, 112),
     spacing: float = 1.0,
@@ -38,7 +40,8 @@ def phantom_pair(
     Raises:
         ValueError: for a shape of another rank.
     """
-    grid = Grid(tuple(shape), spacing)
+    few_enough("shape", (*shape, len(shape)))
+    grid = Grid(shape, spacing)
     rank = grid.rank
     cosine, sine = np.cos(np.deg2rad(turn)), np.sin(np.deg2rad(turn))
     matrix = np.eye(rank)

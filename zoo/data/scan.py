@@ -7,12 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo.io import existing, written_whole
+from zoo.data.orientation import consistent_faces, repaired_normals
+from zoo.io import existing
+from zoo.io.meshes import MESH_SUFFIXES, load_mesh
+from zoo.io.meshes import read_mesh as read_mesh
+from zoo.io.meshes import write_mesh as write_mesh
 from zoo.io.vtk import read_vtk_points
-from zoo.ops.arguments import between
+from zoo.ops.arguments import at_least, between, checked, real_array, shown
 
-MESH_SUFFIXES = (".ply", ".obj", ".stl", ".off")
 TABLE_SUFFIXES = (".xyz", ".npy", ".npz")
+LARGEST = 1e30
 READABLE = (*MESH_SUFFIXES, *TABLE_SUFFIXES, ".vtk")
 
 
@@ -28,8 +32,9 @@ class Scan:
 
     Raises:
         ValueError: fewer than two points, a shape other than `[n, 2]` or `[n, 3]`, values that
-            are not finite, all points equal, normals that do not match the points or have no
-            direction.
+            are no real numbers, not finite or too large for single precision, all points equal,
+            normals that do not match the points or have no direction, faces that are no indices of
+            the points.
     """
 
     points: np.ndarray
@@ -38,6 +43,8 @@ class Scan:
     name: str = field(default="scan")
 
     def __post_init__(self):
+        if not isinstance(self.name, str):
+            raise ValueError(f"name must be a word, not {shown(self.name)}.")
         points = _finite(self.points, "points")
         if points.ndim != 2 or points.shape[1] not in (2, 3):
             raise ValueError(f"points must have the shape [n, 3] or [n, 2], not {points.shape}.")
@@ -45,6 +52,11 @@ class Scan:
             raise ValueError(f"points must hold at least two points, not {len(points)}.")
         if not np.ptp(points, axis=0).max() > 0:
             raise ValueError(f"points are all equal: {len(points)} copies of {points[0]}.")
+        if np.abs(points).max() > LARGEST or np.ptp(points, axis=0).max() < 1 / LARGEST:
+            raise ValueError(
+                f"points must lie within {LARGEST:g} of the origin, and further apart than "
+                f"{1 / LARGEST:g}, for models compute in single precision; change their unit."
+            )
         object.__setattr__(self, "points", points)
         if self.normals is not None:
             normals = _finite(self.normals, "normals")
@@ -57,6 +69,10 @@ class Scan:
                 index = int(np.argmin(lengths))
                 raise ValueError(f"normals must not be zero; the one of point {index} is.")
             object.__setattr__(self, "normals", normals / lengths)
+        if self.faces is not None:
+            if points.shape[1] != 3:
+                raise ValueError("faces need points of 3 coordinates; these have 2.")
+            object.__setattr__(self, "faces", _checked_faces(self.faces, len(points)))
 
     def __len__(self) -> int:
         return len(self.points)
@@ -85,11 +101,12 @@ class Scan:
     def read(cls, path: str | Path) -> Scan:
         """Reads a mesh or a cloud.
 
-        Meshes (.ply, .obj, .stl, .off) keep the order of their vertices and get vertex normals
-        from their faces; vertices that no face uses are left out. An .stl has no shared vertices,
-        so equal ones are merged. Clouds come as .ply, or as rows `x y z [nx ny nz]` (also
-        `x y [nx ny]`) in .xyz, .npy and .npz (arrays `points` and, if present, `normals`), or as
-        the points of a legacy .vtk file, whatever else it holds.
+        Meshes (.ply, .obj, .stl, .off) keep all of their vertices, in the order of the file, and
+        get vertex normals from their faces, unless the file has them. Faces that are wound against
+        the others are turned, and vertices without a normal get that of the nearest one, both with
+        a warning. An .stl has no shared vertices, so equal ones are merged. Clouds come as .ply, or
+        as rows `x y z [nx ny nz]` (also `x y [nx ny]`) in .xyz, .npy and .npz (arrays `points` and,
+        if present, `normals`), or as the points of a legacy .vtk file, whatever else it holds.
 
         Args:
             path: the file.
@@ -104,10 +121,10 @@ class Scan:
         if suffix not in READABLE:
             known = ", ".join(READABLE)
             raise ValueError(f"path: cannot read {path.name!r}; the suffix must be one of {known}.")
-        if suffix == ".vtk":
-            return cls(read_vtk_points(path), name=path.stem)
         try:
-            parts = _read_mesh(path) if suffix in MESH_SUFFIXES else _read_table(path, suffix)
+            if suffix == ".vtk":
+                return cls(read_vtk_points(path), name=path.stem)
+            parts = _read_scan(path) if suffix in MESH_SUFFIXES else _read_table(path, suffix)
             return cls(**parts, name=path.stem)
         except Exception as error:
             # Parsers fail in many ways on a foreign file; the user needs one answer.
@@ -117,16 +134,38 @@ class Scan:
 
     @classmethod
     def from_mesh(cls, mesh, name: str = "mesh") -> Scan:
-        """Vertices, vertex normals and faces of a `trimesh.Trimesh` as a scan."""
-        return cls(**_mesh_parts(mesh), name=name)
+        """Vertices, vertex normals and faces of a `trimesh.Trimesh` as a scan; see `read`."""
+        if not (hasattr(mesh, "vertices") and hasattr(mesh, "faces")):
+            raise TypeError(f"mesh must be a trimesh.Trimesh, not {type(mesh).__name__}.")
+        return cls(**_mesh_parts(mesh, name), name=name)
 
     def subset(self, indices: np.ndarray) -> Scan:
         """The points (and normals) at `indices`, as a cloud without faces."""
+        indices = np.asarray(indices)
+        if indices.dtype.kind not in "uib" or indices.ndim != 1:
+            raise ValueError(f"indices must be whole numbers or booleans [n], not {indices.dtype}.")
+        if indices.dtype.kind != "b" and (indices >= len(self)).any():
+            raise ValueError(f"indices must be below {len(self)}, not {indices.max()}.")
         normals = None if self.normals is None else self.normals[indices]
         return Scan(self.points[indices], normals, name=self.name)
 
+    def without_unused(self) -> Scan:
+        """The scan without the vertices that no face uses, which are no part of its surface."""
+        if self.faces is None:
+            return self
+        used = np.unique(self.faces)
+        if len(used) == len(self):
+            return self
+        position = np.full(len(self), -1)
+        position[used] = np.arange(len(used))
+        normals = None if self.normals is None else self.normals[used]
+        return Scan(self.points[used], normals, position[self.faces], self.name)
+
+    @checked()
     def split(self, test: float = 0.25, seed: int = 313) -> tuple[Scan, Scan]:
         """Splits the points at random into a training and a test cloud.
+
+        Vertices of a mesh that no face uses are on neither side.
 
         Args:
             test: share of the points in the test cloud, between 0 and 1.
@@ -136,51 +175,15 @@ class Scan:
             `(training, test)` clouds, both without faces.
         """
         between("test", test, 0.0, 1.0)
-        order = np.random.default_rng(seed).permutation(len(self))
-        count = int(test * len(self))
-        if not 2 <= count <= len(self) - 2:
+        at_least("seed", seed, 0)
+        whole = self.without_unused()
+        order = np.random.default_rng(seed).permutation(len(whole))
+        count = int(test * len(whole))
+        if not 2 <= count <= len(whole) - 2:
             raise ValueError(
-                f"test={test} leaves fewer than two of the {len(self)} points on one side."
+                f"test={test} leaves fewer than two of the {len(whole)} points on one side."
             )
-        return self.subset(np.sort(order[count:])), self.subset(np.sort(order[:count]))
-
-
-def read_mesh(path: str | Path):
-    """Reads a mesh or cloud as trimesh has it, vertices in the order of the file, all of them.
-
-    Args:
-        path: .ply, .obj, .stl or .off.
-
-    Returns:
-        A `trimesh.Trimesh` or `trimesh.PointCloud`.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: for a file that is not what its suffix says.
-    """
-    path = existing(path)
-    try:
-        return _load_mesh(path)
-    except Exception as error:
-        raise ValueError(f"path: {path.name!r} is not a readable mesh: {error}") from error
-
-
-def write_mesh(mesh, path: str | Path) -> None:
-    """Writes a `trimesh.Trimesh`; the file appears complete or not at all.
-
-    Args:
-        mesh: the mesh.
-        path: .ply (binary), .obj, .stl or .off.
-
-    Raises:
-        ValueError: for another suffix.
-    """
-    path = Path(path)
-    if path.suffix.lower() not in MESH_SUFFIXES:
-        known = ", ".join(MESH_SUFFIXES)
-        raise ValueError(f"path: cannot write {path.name!r}; the suffix must be one of {known}.")
-    with written_whole(path) as partial:
-        mesh.export(partial)
+        return whole.subset(np.sort(order[count:])), whole.subset(np.sort(order[:count]))
 
 
 def as_scan(data) -> Scan | None:
@@ -201,46 +204,72 @@ def as_scan(data) -> Scan | None:
 
 
 def _finite(values, argument: str) -> np.ndarray:
-    array = np.asarray(values, dtype=np.float64)
-    bad = ~np.isfinite(array)
-    if bad.any():
-        raise ValueError(f"{argument} must be finite; {int(bad.sum())} values are NaN or infinite.")
-    return array
+    return real_array(argument, values, booleans=False).astype(np.float64, copy=False)
 
 
-def _load_mesh(path: Path):
-    import trimesh
+def _checked_faces(faces, count: int) -> np.ndarray:
+    array = np.asarray(faces)
+    if array.dtype.kind not in "ui" or array.ndim != 2 or array.shape[1] != 3 or not len(array):
+        raise ValueError(
+            f"faces must be whole numbers [m, 3] with at least one row, not {array.dtype} of the "
+            f"shape {array.shape}."
+        )
+    wrong = np.flatnonzero(((array < 0) | (array >= count)).any(axis=1))
+    if len(wrong):
+        raise ValueError(
+            f"faces must be indices of the {count} points, from 0 to {count - 1}; face {wrong[0]} "
+            f"is {array[wrong[0]].tolist()}."
+        )
+    return array.astype(np.int64)
 
-    options = {"process": False}
-    if path.suffix.lower() == ".obj":
-        options["maintain_order"] = True
-    loaded = trimesh.load(path, **options)
-    if isinstance(loaded, trimesh.Scene):
-        loaded = loaded.to_geometry()
-    return loaded
 
-
-def _read_mesh(path: Path) -> dict:
-    import trimesh
-
-    loaded = _load_mesh(path)
-    if path.suffix.lower() == ".stl":
-        loaded.merge_vertices(merge_norm=True, merge_tex=True)
-    if isinstance(loaded, trimesh.Trimesh) and len(loaded.faces):
-        return _mesh_parts(loaded)
+def _read_scan(path: Path) -> dict:
+    suffix = path.suffix.lower()
+    loaded = load_mesh(path, suffix)
+    if suffix == ".stl":
+        loaded = _merged(loaded)
+    if hasattr(loaded, "faces") and len(loaded.faces):
+        return _mesh_parts(loaded, path.name)
     return {"points": np.array(loaded.vertices), "normals": _ply_normals(loaded)}
 
 
-def _mesh_parts(mesh) -> dict:
+def _merged(mesh):
+    """The mesh with equal vertices made one, in the order in which they first come."""
+    import trimesh
+
+    rows = np.asarray(mesh.vertices) + 0.0  # so that -0 equals 0
+    _, first, which = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    faces = np.argsort(order)[which.ravel()][np.asarray(mesh.faces)]
+    return trimesh.Trimesh(rows[first[order]], faces, process=False)
+
+
+def _mesh_parts(mesh, name: str) -> dict:
     if len(mesh.faces) == 0:
         raise ValueError("the mesh has no faces.")
-    used = np.unique(mesh.faces)
-    position = np.full(len(mesh.vertices), -1)
-    position[used] = np.arange(len(used))
-    normals = np.array(mesh.vertex_normals)[used]
-    parts = {"points": np.array(mesh.vertices)[used], "faces": position[mesh.faces]}
-    # Faces of no area leave their vertices without a direction; such a mesh counts as a bare cloud.
-    return parts | {"normals": normals if np.linalg.norm(normals, axis=1).all() else None}
+    vertices = np.array(mesh.vertices, dtype=np.float64)
+    faces = _checked_faces(mesh.faces, len(vertices))
+    # Normals that came with the mesh are its own; others follow from how the faces are wound.
+    given = mesh.vertex_normals if "vertex_normals" in getattr(mesh, "_cache", ()) else None
+    own = _normals_of(vertices, faces)
+    if np.shape(given) != vertices.shape or np.allclose(given, own, atol=1e-6):
+        wound = consistent_faces(vertices, faces, name)
+        given = own if wound is faces else _normals_of(vertices, wound)
+        faces = wound
+    used = np.zeros(len(vertices), bool)
+    used[faces] = True
+    normals = repaired_normals(vertices, np.array(given, np.float64), used, name)
+    return {"points": vertices, "faces": faces, "normals": normals}
+
+
+def _normals_of(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Sums of the directions of the faces around each vertex, by their angles there."""
+    import trimesh
+
+    # What trimesh takes for no area is an absolute number, whatever the unit is.
+    placed = vertices - vertices.mean(axis=0)
+    placed /= max(np.abs(placed).max(), 1e-300)
+    return np.array(trimesh.Trimesh(placed, faces, process=False).vertex_normals)
 
 
 def _ply_normals(cloud) -> np.ndarray | None:

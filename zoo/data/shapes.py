@@ -5,34 +5,45 @@ from __future__ import annotations
 import numpy as np
 
 from zoo.data.scan import Scan
+from zoo.ops.arguments import checked, positive, real_array, real_points
+
+COUNT = 10**8  # at most so many points
 
 
+@checked(count=(2, COUNT), radius=positive)
 def circle(count: int = 2000, radius: float = 1.0, centre=(0.0, 0.0), seed: int = 0) -> Scan:
     """Points of a circle in the plane, with outward normals."""
+    centre = _centre(centre, 2)
     angle = np.random.default_rng(seed).uniform(0, 2 * np.pi, count)
     normals = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
-    return Scan(normals * radius + np.asarray(centre), normals, name="circle")
+    return Scan(normals * radius + centre, normals, name="circle")
 
 
+@checked(count=(2, COUNT), radius=positive)
 def sphere(count: int = 10_000, radius: float = 1.0, centre=(0.0, 0.0, 0.0), seed: int = 0) -> Scan:
     """Area-uniform points of a sphere, with outward normals."""
+    centre = _centre(centre, 3)
     normals = np.random.default_rng(seed).standard_normal((count, 3))
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
-    return Scan(normals * radius + np.asarray(centre), normals, name="sphere")
+    return Scan(normals * radius + centre, normals, name="sphere")
 
 
+@checked(count=(2, COUNT), major=positive, minor=positive)
 def torus(count: int = 20_000, major: float = 0.6, minor: float = 0.25, seed: int = 0) -> Scan:
     """Area-uniform points of a torus about the z axis, with outward normals."""
     knot = _tube(lambda t: (np.cos(t) * major, np.sin(t) * major, 0 * t), minor, count, seed)
     return Scan(*knot, name="torus")
 
 
+@checked(major=positive, minor=positive)
 def torus_distance(points: np.ndarray, major: float = 0.6, minor: float = 0.25) -> np.ndarray:
     """Exact signed distance `[n]` of points `[n, 3]` to that torus, negative inside."""
+    points = real_points("points", points, (3,))
     ring = np.hypot(points[:, 0], points[:, 1]) - major
     return np.hypot(ring, points[:, 2]) - minor
 
 
+@checked(count=(2, COUNT), p=(1, 1000), q=(1, 1000), tube=positive)
 def torus_knot(count: int = 30_000, p: int = 2, q: int = 3, tube: float = 0.22, seed: int = 0):
     """Area-uniform points of a tube around the (p, q) torus knot, with outward normals.
 
@@ -49,6 +60,13 @@ def torus_knot(count: int = 30_000, p: int = 2, q: int = 3, tube: float = 0.22, 
         return ring * np.cos(p * t), ring * np.sin(p * t), 0.45 * np.sin(q * t)
 
     return Scan(*_tube(curve, tube, count, seed), name="torus_knot")
+
+
+def _centre(centre, dims: int) -> np.ndarray:
+    centre = real_array("centre", centre)
+    if centre.shape != (dims,):
+        raise ValueError(f"centre must hold {dims} numbers, not the shape {centre.shape}.")
+    return centre
 
 
 def _tube(curve, radius: float, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ import numpy as np
 from zoo.data.pair import Pair
 from zoo.data.scan import Scan
 from zoo.data.vessel_breathing import HEIGHT, BreathingMap, inside_lungs, into_lungs
-from zoo.ops.arguments import at_least, one_of
+from zoo.ops.arguments import MOST, MOST_SEED, at_least, checked, one_of
 
 TRAIN_SEEDS = range(800)
 VALIDATION_SEEDS = range(800, 900)
@@ -149,6 +149,7 @@ class VesselCase:
         clouds = self.inhale, self.exhale
         return tuple(cloud.subset(rng.permutation(len(cloud))[:points]) for cloud in clouds)
 
+    @checked(points=(2, MOST))
     def pair(self, points: int | None = 65_536) -> Pair:
         """The case for a registration: inhalation (moving) is brought onto exhalation (fixed).
 
@@ -169,11 +170,13 @@ class VesselCase:
         )
 
 
+@checked(points=(2, MOST))
 def vessel_pair(seed: int, level: str = "H", points: int | None = 65_536) -> Pair:
     """A generated pair of clouds; see `VesselCase.pair` and `vessel_case`."""
     return vessel_case(seed, level).pair(points)
 
 
+@checked()
 def vessel_case(seed: int, level: str = "H") -> VesselCase:
     """Generates a patient: at level H about 140,000 points in inhalation, 80,000 in exhalation.
 
@@ -239,6 +242,7 @@ class VesselPairs(keras.utils.PyDataset):
             than a cloud has.
     """
 
+    @checked(points=(2, MOST), batch_size=(1, 2**20), keep=(0, MOST), cases=(0, MOST_SEED))
     def __init__(
         self,
         cases: Sequence[int] = TRAIN_SEEDS,

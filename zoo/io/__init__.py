@@ -27,7 +27,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     Yields:
         The path to write to.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         temporary = Path(folder) / path.name
@@ -54,8 +54,20 @@ def existing(path: str | Path, argument: str = "path") -> Path:
 
     Raises:
         FileNotFoundError: if not.
+        TypeError: for what is no path.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"{argument} must be a path, not {type(path).__name__}.")
     path = Path(path).expanduser()
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except (OSError, ValueError) as error:  # too long, or with a null byte
+        raise FileNotFoundError(f"{argument}: no file {str(path)!r}: {error}.") from error
+    if path.is_dir():
+        raise FileNotFoundError(
+            f"{argument}: no file {str(path)!r}, but a folder. A DICOM series in it is read by "
+            "SimpleITK.ImageSeriesReader or dcm2niix: write it as a .nii.gz file first."
+        )
+    if not there:
         raise FileNotFoundError(f"{argument}: no file {str(path)!r}.")
     return path

@@ -6,8 +6,6 @@ imported on use only.
 
 from __future__ import annotations
 
-import gzip
-import math
 import os
 import struct
 import warnings
@@ -17,17 +15,33 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo.geometry import Grid, from_itk, to_itk
+from zoo.geometry import Grid, from_itk, to_itk, transformed
 from zoo.io import existing, require, written_whole
+from zoo.io.headers import check_header, nrrd_field
+from zoo.io.nifti import read_nifti, write_nifti
 
-VOLUME_SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")
+NIFTI_SUFFIXES = (".nii", ".nii.gz", ".hdr")
+NRRD_SUFFIXES = (".nrrd", ".nhdr")
+VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, ".mha", ".mhd", *NRRD_SUFFIXES)
+UNREADABLE = (RuntimeError, OSError, EOFError, MemoryError, struct.error, zlib.error, ValueError)
 # Higher levels take half as long again, and save one percent of what are floats.
 GZIP_LEVEL, GZIP_BLOCK = 1, 2**22
+REMEDIES = {
+    ".dcm": " Convert DICOM first, by SimpleITK.ImageSeriesReader or dcm2niix.",
+    ".img": " Give the .hdr beside it, which describes it.",
+    ".raw": " Give the .mhd or .nhdr beside it, which describes it.",
+    ".gz": " Of compressed files only .nii.gz is read.",
+}
+COLOURS = ("P", "RGBA", "RGBX", "RGBa", "PA", "CMYK", "YCbCr", "LAB", "HSV")
+BANDS = ("RGB", "RGBA", "LA")
+ORIENTATION = 274  # the tag of EXIF and TIFF
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
 def image_suffix(path: str | Path) -> str | None:
     """The suffix of a file that this module reads, in lower case (".nii.gz" whole), or None."""
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path must be a path, not {type(path).__name__}.")
     name = Path(path).name.lower()
     suffixes = sorted(VOLUME_SUFFIXES + PICTURE_SUFFIXES, key=len, reverse=True)
     return next((suffix for suffix in suffixes if name.endswith(suffix)), None)
@@ -36,10 +50,12 @@ def image_suffix(path: str | Path) -> str | None:
 def read_image(path: str | Path) -> tuple[np.ndarray, Grid]:
     """Reads an image with its place in the world.
 
-    .nii, .nii.gz, .mha, .mhd and .nrrd keep spacing, origin and direction; several components for
-    each voxel become channels. Pictures (.png, .jpg, .tif, .bmp) get a spacing of 1 and the centre
-    of the upper left pixel as origin, x to the right, y down: pixel coordinates are world
-    coordinates. Values stay as stored; transparency is dropped.
+    .nii, .nii.gz, .hdr (with its .img), .mha, .mhd, .nrrd and .nhdr keep spacing, origin and
+    direction, shear included; several components for each voxel become channels. What counts where
+    a NIfTI header contradicts itself is said in `zoo.io.nifti`. Pictures (.png, .jpg, .tif, .bmp)
+    get a spacing of 1 and the centre of the upper left pixel as origin, x to the right, y down, in
+    the orientation that EXIF gives: pixel coordinates are world coordinates. Values stay as stored;
+    transparency is dropped and a palette is looked up.
 
     Args:
         path: the file.
@@ -89,7 +105,8 @@ def read_labels(path: str | Path) -> tuple[np.ndarray, Grid]:
     """Reads a label map or a mask.
 
     Args:
-        path: as for `read_image`; one component for each voxel.
+        path: as for `read_image`; one component for each voxel. Of a picture with a palette the
+            indices are the labels.
 
     Returns:
         int32 `[*spatial]` and the grid.
@@ -100,7 +117,7 @@ def read_labels(path: str | Path) -> tuple[np.ndarray, Grid]:
             numbers.
     """
     path = existing(path)
-    array, grid, channels = _read(path)
+    array, grid, channels = _read(path, labels=True)
     if channels > 1:
         raise ValueError(f"path: {path.name!r} has {channels} channels; labels have one.")
     labels = array if array.dtype.kind in "bui" else np.rint(array)
@@ -204,32 +221,61 @@ def read_field(path: str | Path) -> tuple[np.ndarray, Grid]:
         )
     if not np.isfinite(array).all():
         raise ValueError(f"path: the field {path.name!r} holds NaN or infinite values.")
+    if image_suffix(path) in NRRD_SUFFIXES:
+        array = transformed(array, _nrrd_field(path, grid.rank)[0])
     return grid.vectors_to_index(array).astype(np.float32), grid
+
+
+def moves_points(path: str | Path) -> bool:
+    """Whether the vectors of a field lead from the moving to the fixed space.
+
+    So do those of 3D Slicer's .nrrd files of the type "modeling"; all others, which resample, lead
+    the other way round.
+
+    Args:
+        path: as for `read_field`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for a type that is not known.
+    """
+    path = existing(path)
+    return image_suffix(path) in NRRD_SUFFIXES and _nrrd_field(path, 3)[1]
+
+
+def _nrrd_field(path: Path, rank: int) -> tuple[np.ndarray, bool]:
+    try:
+        return nrrd_field(path, rank)
+    except ValueError as error:
+        raise ValueError(f"path: {path.name!r} is no readable field: {error}.") from error
 
 
 def _suffix(path: str | Path) -> str:
     suffix = image_suffix(path)
     if suffix is None:
         known = ", ".join(VOLUME_SUFFIXES + PICTURE_SUFFIXES)
+        own = Path(path).suffix.lower()
         raise ValueError(
             f"path: {Path(path).name!r} has no suffix of an image; it must be one of {known}."
+            + REMEDIES.get(own, "")
         )
     return suffix
 
 
-def _read(path: Path) -> tuple[np.ndarray, Grid, int]:
+def _read(path: Path, labels: bool = False) -> tuple[np.ndarray, Grid, int]:
     """The stored values `[*spatial]`, or `[*spatial, channels]` if several; grid; channels."""
     suffix = _suffix(path)
     if suffix in PICTURE_SUFFIXES:
-        array = _read_picture(path)
+        array = _read_picture(path, labels)
         channels = array.shape[2] if array.ndim == 3 else 1
         return array, Grid(array.shape[:2]), channels
-    sitk = require("SimpleITK", "SimpleITK", f"reading {suffix}")
     try:
-        if suffix.startswith(".nii"):
-            _check_nifti(path, suffix)
+        if suffix in NIFTI_SUFFIXES:
+            return read_nifti(path)
+        sitk = require("SimpleITK", "SimpleITK", f"reading {suffix}")
+        check_header(path, suffix)
         stored = sitk.ReadImage(str(path))
-    except (RuntimeError, OSError, EOFError, struct.error, ValueError) as error:
+    except UNREADABLE as error:
         # ITK names its own sources first; what happened comes last.
         reason = str(error).strip().splitlines()[-1]
         raise ValueError(f"path: {path.name!r} is not a readable {suffix} file: {reason}") from (
@@ -257,20 +303,23 @@ def _read(path: Path) -> tuple[np.ndarray, Grid, int]:
 
 def _write_volume(path: str | Path, array: np.ndarray, grid: Grid, compress: bool = False):
     suffix = _suffix(path)
+    if suffix == ".hdr":
+        raise ValueError(f"path: {Path(path).name!r}: .hdr is only read; write .nii or .nii.gz.")
+    if suffix in NIFTI_SUFFIXES:
+        with written_whole(path) as temporary:
+            plain = temporary if suffix == ".nii" else temporary.with_name("plain.nii")
+            write_nifti(plain, array, grid)
+            if plain != temporary:
+                _compress(plain, temporary)
+                plain.unlink()
+        return
     sitk = require("SimpleITK", "SimpleITK", "writing images")
     image = sitk.GetImageFromArray(to_itk(array, grid.rank), isVector=array.ndim > grid.rank)
     image.SetSpacing(grid.spacing.tolist())
     image.SetOrigin(grid.origin.tolist())
     image.SetDirection(grid.direction.reshape(-1).tolist())
     with written_whole(path) as temporary:
-        if suffix != ".nii.gz":
-            sitk.WriteImage(image, str(temporary), useCompression=compress)
-            return
-        # ITK compresses .nii.gz on one core, at a level that cannot be chosen.
-        plain = temporary.with_name("plain.nii")
-        sitk.WriteImage(image, str(plain))
-        _compress(plain, temporary)
-        plain.unlink()
+        sitk.WriteImage(image, str(temporary), useCompression=compress)
 
 
 def _compress(source: Path, target: Path):
@@ -295,61 +344,10 @@ def _compress(source: Path, target: Path):
         packed.write(b"\x03\x00" + struct.pack("<2I", check, size % 2**32))
 
 
-def _check_nifti(path: Path, suffix: str):
-    """Refuses what ITK reads without a word: it fills a truncated file up, and zeroes NaN.
-
-    Raises:
-        ValueError: if the file holds less than its header announces, or values that are not finite.
-    """
-    opened = gzip.open if suffix == ".nii.gz" else open
-    with opened(path, "rb") as file:
-        header = file.read(544)
-        order = "<" if header[:4] in (b"\x5c\x01\0\0", b"\x1c\x02\0\0") else ">"
-        version = struct.unpack_from(order + "i", header)[0]
-        if version == 348:
-            count, *sizes = struct.unpack_from(order + "8h", header, 40)
-            kind, bits = struct.unpack_from(order + "2h", header, 70)
-            start = int(struct.unpack_from(order + "f", header, 108)[0])
-        elif version == 540:
-            count, *sizes = struct.unpack_from(order + "8q", header, 16)
-            kind, bits = struct.unpack_from(order + "2h", header, 12)
-            start = struct.unpack_from(order + "q", header, 168)[0]
-        else:
-            raise ValueError("it has no NIfTI header")
-        if header[344:347] == b"ni1":
-            return  # the values are in a second file, .img
-        expected = start + math.prod(sizes[:count]) * bits // 8
-        if kind in (16, 64):  # float32, float64
-            file.seek(start)
-            bad, found = 0, start
-            # Blocks of whole values; a gzip file fills them, except for the last one.
-            while found < expected and (block := file.read(min(1 << 20, expected - found))):
-                found += len(block)
-                values = np.frombuffer(block[: len(block) // 8 * 8], f"{order}f{bits // 8}")
-                bad += values.size - np.count_nonzero(np.isfinite(values))
-            if bad:
-                # ITK would read zeros, which nobody could tell from measurements any more.
-                raise ValueError(
-                    f"{bad} values are NaN or infinite; replace them, as by numpy.nan_to_num, and "
-                    "leave those voxels out by a mask, see zoo.Image.with_gaps"
-                )
-        elif suffix == ".nii":
-            found = path.stat().st_size
-        else:
-            # gzip ends with the length modulo 2^32. Where that disagrees, the file may still
-            # consist of several members, or carry something after the values.
-            with open(path, "rb") as raw:
-                raw.seek(-4, 2)
-                found = expected
-                if struct.unpack("<I", raw.read(4))[0] != expected % 2**32:
-                    file.seek(0)
-                    found = sum(len(block) for block in iter(lambda: file.read(1 << 20), b""))
-    if found < expected:
-        raise ValueError(f"it is truncated: {found} of {expected} bytes")
-
-
-def _read_picture(path: Path) -> np.ndarray:
+def _read_picture(path: Path, labels: bool = False) -> np.ndarray:
     pillow = require("PIL.Image", "pillow", "reading pictures")
+    from PIL import ImageOps
+
     try:
         with warnings.catch_warnings(), pillow.open(path) as picture:
             # Slides are large; the limit is meant for pictures from strangers.
@@ -357,15 +355,51 @@ def _read_picture(path: Path) -> np.ndarray:
             pages = getattr(picture, "n_frames", 1)
             if pages > 1:
                 raise ValueError(f"it holds {pages} pages; a picture has one")
-            if picture.mode in ("1", "LA", "La"):
-                picture = picture.convert("L")
-            elif picture.mode in ("P", "RGBA", "RGBX", "RGBa", "PA", "CMYK", "YCbCr", "LAB", "HSV"):
-                picture = picture.convert("RGB")
-            array = np.asarray(picture)
+            stored = _stored_as(picture)
+            if stored.endswith((";16", ";16B", ";16L", ";16N")) and picture.mode in BANDS:
+                if picture.mode == "LA":
+                    raise ValueError("it holds 16 bits and transparency; save it without")
+                turn = getattr(picture, "tag_v2", picture.getexif()).get(ORIENTATION, 1)
+                return _read_wide(path, turn)
+            # Cameras store rows as the sensor has them, and say which way up they belong.
+            picture = ImageOps.exif_transpose(picture)
+            if labels and picture.mode in ("P", "PA"):
+                array = np.asarray(picture.getchannel(0))
+            elif labels and stored in ("1", "L;2", "L;4"):
+                # Spread over 0..255 for the eye; labels are the numbers themselves.
+                array = np.asarray(picture.convert("L")) // (255 // (2 ** int(stored[-1]) - 1))
+            else:
+                if picture.mode in ("1", "LA", "La"):
+                    picture = picture.convert("L")
+                elif picture.mode in COLOURS:
+                    picture = picture.convert("RGB")
+                array = np.asarray(picture)
     except Exception as error:
         # Decoders fail in many ways on a foreign file; the user needs one answer.
         raise ValueError(f"path: {path.name!r} is not a readable picture: {error}") from error
     return np.ascontiguousarray(from_itk(array, 2))
+
+
+def _stored_as(picture) -> str:
+    """How pixels lie in the file, in Pillow's words, such as "RGB;16B"."""
+    if not picture.tile:
+        return picture.mode
+    arguments = picture.tile[0][3]
+    return str(arguments if isinstance(arguments, str) else (arguments or [picture.mode])[0])
+
+
+def _read_wide(path: Path, turn: int) -> np.ndarray:
+    """A picture of 16 bits in several channels, of which Pillow would read the upper 8."""
+    sitk = require("SimpleITK", "SimpleITK", "reading pictures of 16 bits in several channels")
+    image = sitk.ReadImage(str(path))
+    rows = sitk.GetArrayFromImage(image)[..., :3]
+    if image.GetDimension() != 2:
+        raise ValueError(f"it has {image.GetDimension()} axes; a picture has 2")
+    # The eight orientations of EXIF: the last four exchange rows and columns, then mirror.
+    rows = np.swapaxes(rows, 0, 1) if turn in (5, 6, 7, 8) else rows
+    rows = rows[:, ::-1] if turn in (2, 3, 6, 7) else rows
+    rows = rows[::-1] if turn in (3, 4, 7, 8) else rows
+    return np.ascontiguousarray(from_itk(rows, 2))
 
 
 def _write_picture(path: str | Path, values: np.ndarray, rank: int):

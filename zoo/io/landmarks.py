@@ -16,6 +16,9 @@ from zoo.io.vtk import read_vtk_points
 
 READABLE = (".csv", ".fcsv", ".mrk.json", ".txt", ".vtk")
 WRITABLE = (".csv", ".fcsv", ".mrk.json")
+# What a foreign table or a foreign tree of JSON can make a parser say.
+UNREADABLE = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, csv.Error)
+UNREADABLE += (RecursionError,)
 FCSV_COLUMNS = "id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID"
 
 
@@ -66,7 +69,7 @@ def read_named_landmarks(path: str | Path) -> tuple[list[str] | None, np.ndarray
         else:
             names, rows = readers[suffix](path.read_text(encoding="utf-8-sig"))
         points = np.array(rows, dtype=np.float64)
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except UNREADABLE as error:
         reason = f"no entry {error}" if isinstance(error, KeyError) else error
         raise ValueError(f"path: {path.name!r} holds no readable landmarks: {reason}") from error
     if points.ndim != 2 or not len(points) or points.shape[1] not in (2, 3):
@@ -134,7 +137,11 @@ def read_correspondences(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """
     path = existing(path)
     try:
-        rows = np.loadtxt(path, delimiter=",", ndmin=2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of numpy, that a file is empty: said below
+            rows = np.loadtxt(path, delimiter=",", ndmin=2)
+        if not len(rows):
+            raise ValueError("it is empty")
     except ValueError as error:
         raise ValueError(f"path: {path.name!r}: no table of numbers: {error}") from error
     if rows.shape[1] != 6:

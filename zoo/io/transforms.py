@@ -40,7 +40,7 @@ def read_transform(path: str | Path) -> list[Part]:
     path = existing(path)
     try:
         whole = sitk.ReadTransform(str(path))
-    except RuntimeError as error:
+    except (RuntimeError, UnicodeDecodeError) as error:  # ITK quotes the file in its messages
         reason = str(error).strip().splitlines()[-1]
         raise ValueError(f"path: {path.name!r} is not a readable transform: {reason}") from error
     return _parts(sitk, whole, path)
@@ -72,6 +72,10 @@ def _parts(sitk, transform, path: Path) -> list[Part]:
         parts = [transform.GetNthTransform(i) for i in range(transform.GetNumberOfTransforms())]
         return [part for each in parts for part in _parts(sitk, each, path)]
     rank = transform.GetDimension()
+    if rank not in (2, 3):
+        raise ValueError(
+            f"path: {path.name!r} holds a transform of {rank} axes; 2 and 3 are known."
+        )
     if transform.IsLinear():
         offset = np.array(transform.TransformPoint([0.0] * rank))
         columns = [
@@ -80,12 +84,14 @@ def _parts(sitk, transform, path: Path) -> list[Part]:
         return [("affine", (np.stack(columns, axis=1), offset))]
     if isinstance(transform, sitk.DisplacementFieldTransform):
         image = transform.GetDisplacementField()
-        grid = Grid(
-            image.GetSize(),
-            image.GetSpacing(),
-            image.GetOrigin(),
-            np.reshape(image.GetDirection(), (rank, rank)),
-        )
+        try:
+            grid = Grid(
+                image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection()
+            )
+        except ValueError as error:
+            raise ValueError(
+                f"path: {path.name!r} holds a field without a grid: {error}"
+            ) from error
         vectors = from_itk(sitk.GetArrayFromImage(image), rank)
         return [("field", (grid.vectors_to_index(vectors), grid))]
     raise ValueError(

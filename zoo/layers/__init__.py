@@ -7,6 +7,7 @@ from zoo.layers.fields_of_experts import FieldsOfExperts, FilterConstraint
 from zoo.layers.integration import Compose, ScalingAndSquaring
 from zoo.layers.pyramid import ImagePyramid, UpsampleDisplacement
 from zoo.layers.rasteriser import Rasteriser
+from zoo.layers.residual_flow import ResidualFlow
 from zoo.layers.spatial_transformer import SpatialTransformer
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "PiecewiseLinear",
     "RadialBasis",
     "Rasteriser",
+    "ResidualFlow",
     "ScalingAndSquaring",
     "SpatialTransformer",
     "UpsampleDisplacement",

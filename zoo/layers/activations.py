@@ -11,9 +11,27 @@ import numpy as np
 from keras import initializers, ops
 
 from zoo.ops import kernels
-from zoo.ops.arguments import at_least, one_of
+from zoo.ops.arguments import checked, one_of, shown
 
 EXTRAPOLATIONS = ("constant", "linear")
+
+
+def initializer_of(argument: str, given, words: Sequence[str]):
+    """An initialiser of Keras, by its name, its configuration or as itself.
+
+    Raises:
+        ValueError: for what is none.
+    """
+    try:
+        found = initializers.get(given)
+    except Exception as error:  # Keras raises what it comes across
+        raise ValueError(f"{argument}: {error}") from error
+    if found is None or not callable(found):
+        raise ValueError(
+            f"{argument} must be one of {tuple(words)} or an initialiser of Keras, not "
+            f"{shown(given)}."
+        )
+    return found
 
 
 class _Activation(keras.layers.Layer):
@@ -22,6 +40,7 @@ class _Activation(keras.layers.Layer):
     extrapolations = EXTRAPOLATIONS
     margin = 0  # how many nodes beyond the two of its cell a point feels, on either side
 
+    @checked(nodes=(2, 4096))
     def __init__(
         self,
         nodes: int = 24,
@@ -33,16 +52,13 @@ class _Activation(keras.layers.Layer):
     ):
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
-        at_least("nodes", nodes, 2)
-        limits = tuple(float(limit) for limit in limits)
         if len(limits) != 2 or not -math.inf < limits[0] < limits[1] < math.inf:
             raise ValueError(f"limits must be two finite increasing numbers, not {limits}.")
         one_of("extrapolation", extrapolation, self.extrapolations)
         self.nodes, self.limits = nodes, limits
-        self.slope = slope if isinstance(slope, float | int) else tuple(slope)
-        self.initializer = initializer
-        if initializer != "linear":
-            self.initializer = initializers.get(initializer)
+        self.slope, self.initializer = slope, initializer
+        if not isinstance(initializer, str) or initializer != "linear":
+            self.initializer = initializer_of("initializer", initializer, ("linear",))
         self.extrapolation = extrapolation
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from zoo.ops.arguments import one_of
+from zoo.ops.arguments import checked, one_of
 from zoo.ops.derivatives import spatial_rank
 
 ORDERS = (1, 3)
@@ -91,12 +91,15 @@ def bspline_adjoint(field, spacing: int | Sequence[int], order: int = 3):
 
 
 class _BSpline(keras.layers.Layer):
+    @checked(spacing=(1, 4096))
     def __init__(self, spacing: int | Sequence[int] = 4, order: int = 3, **kwargs):
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
         whole = isinstance(spacing, int)
         self.spacing = spacing if whole else tuple(spacing)
         self.order = order
+        if not whole and len(spacing) not in (2, 3):
+            raise ValueError(f"spacing must be one size, or two or three, not {spacing}.")
         _spacing(self.spacing, 1 if whole else len(self.spacing), order)
 
     def get_config(self):

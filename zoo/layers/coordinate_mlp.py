@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import keras
 from keras import initializers, ops
 
-from zoo.ops.arguments import at_least, one_of
+from zoo.ops.arguments import checked, few_enough, one_of, positive
 
 ACTIVATIONS = ("softplus", "relu", "leaky_relu")
 INITIALISATIONS = ("geometric", "he")
@@ -44,6 +44,7 @@ class CoordinateMLP(keras.layers.Layer):
             outside `1 .. depth`, or a width that leaves no room before a skip.
     """
 
+    @checked(width=(1, 2**16), depth=(1, 1024), outputs=(1, 2**16), beta=positive, radius=positive)
     def __init__(
         self,
         width: int = 512,
@@ -62,10 +63,7 @@ class CoordinateMLP(keras.layers.Layer):
         super().__init__(**kwargs)
         one_of("activation", activation, ACTIVATIONS)
         one_of("initialisation", initialisation, INITIALISATIONS)
-        for argument, value in (("width", width), ("depth", depth), ("outputs", outputs)):
-            at_least(argument, value, 1)
-        if activation == "softplus" and beta <= 0:
-            raise ValueError(f"beta must be positive, not {beta}; for no smoothing use 'relu'.")
+        few_enough("width and depth", (depth, width, width))
         if any(not 1 <= skip <= depth for skip in skips):
             raise ValueError(f"skips must lie between 1 and depth={depth}, not {tuple(skips)}.")
         self.width, self.depth, self.skips, self.outputs = width, depth, tuple(skips), outputs

@@ -10,8 +10,8 @@ import keras
 import numpy as np
 from keras import initializers, ops
 
-from zoo.layers.activations import PiecewiseLinear
-from zoo.ops.arguments import at_least, one_of
+from zoo.layers.activations import PiecewiseLinear, initializer_of
+from zoo.ops.arguments import checked, one_of
 from zoo.ops.correlation import PADDINGS, correlate, correlate_adjoint
 
 
@@ -25,6 +25,7 @@ class FilterConstraint(keras.constraints.Constraint):
         separate: every channel has filters of its own; otherwise the norm includes the channels.
     """
 
+    @checked()
     def __init__(self, zero_mean: bool = True, unit_norm: bool = True, separate: bool = False):
         self.zero_mean, self.unit_norm, self.separate = zero_mean, unit_norm, separate
 
@@ -90,6 +91,7 @@ class FieldsOfExperts(keras.layers.Layer):
             another rank.
     """
 
+    @checked(filters=(1, 4096), kernel_size=(1, 255))
     def __init__(
         self,
         filters: int = 16,
@@ -104,9 +106,10 @@ class FieldsOfExperts(keras.layers.Layer):
     ):
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
-        at_least("filters", filters, 1)
         whole = isinstance(kernel_size, int)
-        taps = (kernel_size,) if whole else tuple(kernel_size)
+        taps = (kernel_size,) if whole else kernel_size
+        if not whole and len(taps) not in (2, 3):
+            raise ValueError(f"kernel_size must be one size, or two or three, not {taps}.")
         if not taps or min(taps) < 1 or (zero_mean and math.prod(taps) == 1):
             least = "at least 1, or 2 for a filter of zero mean"
             raise ValueError(f"kernel_size must be {least}, not {kernel_size}.")
@@ -114,8 +117,11 @@ class FieldsOfExperts(keras.layers.Layer):
         self.filters, self.kernel_size = filters, kernel_size if whole else taps
         self.activation = PiecewiseLinear() if activation is None else activation
         self.kernel_initializer = kernel_initializer
-        if kernel_initializer not in ("normal", "dct"):
-            self.kernel_initializer = initializers.get(kernel_initializer)
+        words = ("normal", "dct")
+        if not isinstance(kernel_initializer, str) or kernel_initializer not in words:
+            self.kernel_initializer = initializer_of(
+                "kernel_initializer", kernel_initializer, words
+            )
         if not isinstance(self.activation, keras.layers.Layer):
             raise ValueError(f"activation must be a layer, not {activation!r}.")
         self.padding, self.separate = padding, separate

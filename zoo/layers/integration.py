@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keras
 
-from zoo.ops.arguments import at_least
+from zoo.ops.arguments import checked, real_tensor
 from zoo.ops.sampling import compose
 
 
@@ -39,16 +39,18 @@ class ScalingAndSquaring(keras.layers.Layer):
         ValueError: for a negative number of steps or a velocity of another shape.
     """
 
+    @checked(steps=(0, 32))
     def __init__(self, steps: int = 7, **kwargs):
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
-        self.steps = at_least("steps", steps, 0)
+        self.steps = steps
 
     def build(self, input_shape):
         check_displacement(input_shape, "velocity")
         self.built = True
 
     def call(self, velocity, inverse: bool = False):
+        real_tensor("velocity", velocity)
         displacement = velocity * ((-1.0 if inverse else 1.0) / 2**self.steps)
         for _ in range(self.steps):
             displacement = compose(displacement, displacement)
@@ -73,6 +75,7 @@ class Compose(keras.layers.Layer):
         ValueError: when called with shapes that do not fit.
     """
 
+    @checked()
     def __init__(self, **kwargs):
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)

@@ -6,7 +6,8 @@ import math
 
 from keras import ops
 
-from zoo.ops.arguments import one_of
+from zoo.ops.arguments import one_of, positive
+from zoo.ops.derivatives import spatial_rank
 from zoo.ops.splatting import blur
 
 INTENSITIES = ("robust", "pair", "image", "standard", "local", "none")
@@ -119,6 +120,8 @@ def locally_normalised(image, mask=None, deviation: float = 3.0):
         mask: how much each voxel counts in the means around it, `[batch, *spatial, 1]`.
         deviation: standard deviation of the Gaussian that says what lies around, in voxels.
     """
+    spatial_rank(image, "image")
+    positive("deviation", deviation)
     if mask is None:
 
         def around(values):

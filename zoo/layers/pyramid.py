@@ -17,7 +17,7 @@ from keras import ops
 
 from zoo.layers.integration import check_displacement
 from zoo.ops import kernels
-from zoo.ops.arguments import at_least, not_negative
+from zoo.ops.arguments import at_least, between, checked, not_negative, real_tensor
 
 
 def downsample(image, sigma: float = 1.0):
@@ -102,8 +102,8 @@ def image_pyramid(image, levels: int, sigma: float = 1.0) -> list:
     Raises:
         ValueError: for less than one level or another rank.
     """
-    at_least("levels", levels, 1)
-    pyramid = [ops.cast(image, "float32")]
+    between("levels", levels, 1, 32)
+    pyramid = [ops.cast(real_tensor("image", image), "float32")]
     for _ in range(levels - 1):
         pyramid.append(downsample(pyramid[-1], sigma))
     return pyramid
@@ -121,6 +121,7 @@ class ImagePyramid(keras.layers.Layer):
         ValueError: for less than one level, a negative sigma, or an image of another rank.
     """
 
+    @checked(levels=(1, 32), sigma=(0, 100))
     def __init__(self, levels: int = 3, sigma: float = 1.0, **kwargs):
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
@@ -149,6 +150,7 @@ class UpsampleDisplacement(keras.layers.Layer):
     `[batch, *spatial, channels]` on the finer grid, such as the image of that level.
     """
 
+    @checked()
     def __init__(self, **kwargs):
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
@@ -163,7 +165,7 @@ class UpsampleDisplacement(keras.layers.Layer):
 
 
 def _blurred_half(field, sigma: float, odd: bool):
-    rank = len(field.shape) - 2
+    rank = len(real_tensor("image", field).shape) - 2
     if rank not in (2, 3):
         raise ValueError(
             "image must be [batch, *spatial, channels] with 2 or 3 spatial axes, "

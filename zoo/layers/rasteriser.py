@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import keras
 
-from zoo.ops.arguments import not_negative
+from zoo.ops.arguments import checked, not_negative
 from zoo.ops.splatting import check_shape, check_squash, density
 
 
@@ -31,6 +31,7 @@ class Rasteriser(keras.layers.Layer):
         ValueError: for a bad argument, and when called with tensors that do not fit.
     """
 
+    @checked(sigma=(0, 1000))
     def __init__(
         self,
         shape: Sequence[int],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 from keras import ops
 
-from zoo.ops.arguments import one_of
+from zoo.ops.arguments import checked, one_of
 from zoo.ops.sampling import MODES, ORDERS, identity_coordinates, sample, warp
 
 
@@ -33,6 +33,7 @@ class SpatialTransformer(keras.layers.Layer):
             that do not fit.
     """
 
+    @checked()
     def __init__(self, order: str = "linear", mode: str = "border", **kwargs):
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)

@@ -5,6 +5,13 @@ from zoo.losses.labels import Dice, one_hot
 from zoo.losses.landmarks import LandmarkError
 from zoo.losses.mind import MIND
 from zoo.losses.mutual_information import MutualInformation
+from zoo.losses.shapes import (
+    Correspondence,
+    FeatureChamfer,
+    NormalChamfer,
+    Sinkhorn,
+    Varifold,
+)
 from zoo.losses.similarity import LNCC, NCC, MeanSquaredError
 from zoo.losses.smoothness import Bending, Diffusion, EndpointError, TotalVariation
 
@@ -14,16 +21,21 @@ __all__ = [
     "NCC",
     "Bending",
     "Chamfer",
+    "Correspondence",
     "Curvature",
     "DensityDistance",
     "Dice",
     "Diffusion",
     "DistanceTransform",
     "EndpointError",
+    "FeatureChamfer",
     "LandmarkError",
     "MeanSquaredError",
     "MutualInformation",
+    "NormalChamfer",
+    "Sinkhorn",
     "Smoothness",
     "TotalVariation",
+    "Varifold",
     "one_hot",
 ]

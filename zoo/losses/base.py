@@ -5,7 +5,9 @@ from __future__ import annotations
 import keras
 from keras import ops
 
+from zoo.ops.arguments import checked, real_array, real_tensor
 from zoo.ops.derivatives import spatial_rank
+from zoo.ops.splatting import known
 
 
 def weighted_mean(values, mask=None):
@@ -57,6 +59,19 @@ def per_image(values, channels: int):
     return ops.mean(ops.reshape(values, (-1, channels)), axis=1)
 
 
+def real_float(name: str, value):
+    """A float32 tensor of an argument.
+
+    Raises:
+        ValueError: for what is no array of real numbers, or an empty one.
+    """
+    if not hasattr(value, "shape"):
+        value = real_array(name, value, finite=False)
+    if 0 in tuple(real_tensor(name, value).shape):
+        raise ValueError(f"{name} must not be empty; its shape is {tuple(value.shape)}.")
+    return ops.cast(ops.convert_to_tensor(value), "float32")
+
+
 def check_same(first, second, names: tuple[str, str] = ("y_true", "y_pred")) -> None:
     """Raises a ValueError where the known sizes of two tensors differ.
 
@@ -93,6 +108,7 @@ class MaskedLoss(keras.losses.Loss):
     #: Axes of the data that carry no position: the mask may leave them out.
     feature_axes = 1
 
+    @checked()
     def __init__(self, reduction: str | None = "sum_over_batch_size", name: str | None = None):
         super().__init__(name=name, reduction=reduction, dtype="float32")
 
@@ -111,8 +127,7 @@ class MaskedLoss(keras.losses.Loss):
         Raises:
             ValueError: for shapes that do not fit.
         """
-        y_true = ops.cast(ops.convert_to_tensor(y_true), "float32")
-        y_pred = ops.cast(ops.convert_to_tensor(y_pred), "float32")
+        y_true, y_pred = real_float("y_true", y_true), real_float("y_pred", y_pred)
         self.check(y_true, y_pred)
         mask, factors = self._split(y_pred, sample_weight)
         pack = (y_true,) if mask is None else (y_true, mask)
@@ -134,10 +149,17 @@ class MaskedLoss(keras.losses.Loss):
     def _split(self, y_pred, sample_weight):
         if sample_weight is None:
             return None, None
-        weight = ops.cast(ops.convert_to_tensor(sample_weight), "float32")
+        weight = real_float("sample_weight", sample_weight)
+        if known(weight) and not ops.convert_to_numpy(ops.all(weight >= 0)):
+            raise ValueError("sample_weight must not be negative, nor NaN.")
         shape, positions = tuple(weight.shape), tuple(y_pred.shape)[: -self.feature_axes]
         column = len(shape) == 2 and shape[1] == 1 and positions[1:] != (1,)
         if len(shape) == 1 or column:
+            if None not in (shape[0], positions[0]) and shape[0] not in (1, positions[0]):
+                raise ValueError(
+                    f"sample_weight must hold one factor for each of the {positions[0]} items of "
+                    f"the batch, not {shape[0]}."
+                )
             return None, ops.reshape(weight, (-1,))
         if len(shape) == len(positions) + 1 and shape[-1] == 1:
             weight, shape = ops.squeeze(weight, -1), shape[:-1]

@@ -12,9 +12,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from zoo.losses.base import MaskedLoss, blank, check_same, weighted_mean
+from zoo.losses.base import MaskedLoss, blank, check_same, real_float, weighted_mean
 from zoo.ops import kernels
-from zoo.ops.arguments import at_least, not_negative, one_of, positive
+from zoo.ops.arguments import at_least, checked, not_negative, one_of, positive
 from zoo.ops.derivatives import spatial_rank
 from zoo.ops.gradients import norm
 from zoo.ops.neighbours import METHODS, nearest_indices
@@ -24,7 +24,6 @@ from zoo.ops.splatting import (
     check_shape,
     check_squash,
     density,
-    known,
     to_normalised,
     to_voxels,
 )
@@ -33,7 +32,7 @@ DISTANCE_PENALTIES = ("linear", "squared", "huber", "charbonnier", "geman_mcclur
 SIDES = ("both", "moved", "target")
 
 
-class _CloudLoss(MaskedLoss):
+class CloudLoss(MaskedLoss):
     """Base of the losses whose clouds have different numbers of points.
 
     `sample_weight` holds weights of the points of `y_pred`, `[b, n]`, or factors `[b]`; or a tuple
@@ -42,9 +41,9 @@ class _CloudLoss(MaskedLoss):
     """
 
     def __call__(self, y_true, y_pred, sample_weight=None):
-        y_true, y_pred = keras.tree.map_structure(
-            lambda cloud: ops.cast(ops.convert_to_tensor(cloud), "float32"), (y_true, y_pred)
-        )
+        several = isinstance(y_true, tuple)
+        y_true = [real_float("y_true", each) for each in (y_true if several else (y_true,))]
+        y_true, y_pred = tuple(y_true) if several else y_true[0], real_float("y_pred", y_pred)
         self.check(y_true, y_pred)
         pair = isinstance(sample_weight, tuple)
         if pair and len(sample_weight) != 2:
@@ -56,7 +55,7 @@ class _CloudLoss(MaskedLoss):
         pack = {"clouds": y_true}
         mask, factors = self._split(y_pred, weights)
         if mask is not None:
-            pack["weights"] = _not_negative(mask)
+            pack["weights"] = mask
         if true_weights is not None:
             target = y_true[0] if isinstance(y_true, tuple) else y_true
             pack["true_weights"], other = self._split(target, true_weights)
@@ -65,7 +64,6 @@ class _CloudLoss(MaskedLoss):
                     f"weights of y_true must have the shape {tuple(target.shape)[:2]}, not "
                     f"{tuple(other.shape)}."
                 )
-            _not_negative(pack["true_weights"])
         return keras.losses.Loss.__call__(self, pack, y_pred, factors)
 
     def call(self, y_true, y_pred):
@@ -77,7 +75,7 @@ class _CloudLoss(MaskedLoss):
 
 
 @keras.saving.register_keras_serializable(package="zoo.losses")
-class DensityDistance(_CloudLoss):
+class DensityDistance(CloudLoss):
     """Mean difference of the density images of two clouds, linear in the number of points.
 
     Both clouds are splatted, blurred and squashed (`zoo.ops.splatting.density`) and compared voxel
@@ -100,6 +98,7 @@ class DensityDistance(_CloudLoss):
         ValueError: for a bad argument, and when called with clouds or weights that do not fit.
     """
 
+    @checked()
     def __init__(
         self,
         shapes: Sequence[int] | Sequence[Sequence[int]] = (64, 64, 64),
@@ -113,9 +112,9 @@ class DensityDistance(_CloudLoss):
         name: str | None = "density_distance",
     ):
         super().__init__(reduction, name)
-        shapes = tuple(shapes)
         several = bool(shapes) and not np.isscalar(shapes[0])
-        self.shapes = tuple(map(check_shape, shapes if several else (shapes,)))
+        given = shapes if several else (shapes,)
+        self.shapes = tuple(check_shape(shape, "shapes") for shape in given)
         if len({len(shape) for shape in self.shapes}) > 1:
             raise ValueError(f"shapes must all be of one rank, not {self.shapes}.")
         not_negative("sigma", sigma)
@@ -135,7 +134,7 @@ class DensityDistance(_CloudLoss):
         _check_clouds(len(self.shapes[0]), y_true=y_true, y_pred=y_pred)
 
     def compare(self, y_true, y_pred, weights):
-        true, pred = _visible(y_true, weights[1]), _visible(y_pred, weights[0])
+        true, pred = visible(y_true, weights[1]), visible(y_pred, weights[0])
         weights = list(weights)
         if self.balanced:
             ones = [ops.ones_like(cloud[..., 0]) for cloud in (pred, true)]
@@ -191,7 +190,7 @@ class _Penalty:
 
 
 @keras.saving.register_keras_serializable(package="zoo.losses")
-class Chamfer(_CloudLoss):
+class Chamfer(CloudLoss):
     """Mean distance of every point to the nearest one of the other cloud, in both directions.
 
     `mean_i r(min_j |p_i - q_j|) + mean_j r(min_i |q_j - p_i|)`, exact for clouds of any size. With
@@ -218,6 +217,7 @@ class Chamfer(_CloudLoss):
         ValueError: for a bad argument, and when called with clouds or weights that do not fit.
     """
 
+    @checked()
     def __init__(
         self,
         penalty: str = "squared",
@@ -234,7 +234,7 @@ class Chamfer(_CloudLoss):
 
     def compare(self, y_true, y_pred, weights):
         own, other = weights
-        pred, true = _visible(y_pred, own), _visible(y_true, other)
+        pred, true = visible(y_pred, own), visible(y_true, other)
         total = 0.0
         if self.sides != "target":
             total = total + self._one_way(pred, true, own, other)
@@ -243,8 +243,8 @@ class Chamfer(_CloudLoss):
         return total
 
     def _one_way(self, queries, points, weights, point_weights):
-        index = nearest_indices(queries, _hidden(points, point_weights), 1, self.method)
-        offsets = queries - _gather(points, index)[:, :, 0]
+        index = nearest_indices(queries, hidden(points, point_weights), 1, self.method)
+        offsets = queries - gathered(points, index)[:, :, 0]
         mean = weighted_mean(self._penalty(ops.sum(ops.square(offsets), axis=-1)), weights)
         if point_weights is None:
             return mean
@@ -275,6 +275,7 @@ class DistanceTransform(MaskedLoss):
         ValueError: for a bad argument, and when called with shapes that do not fit.
     """
 
+    @checked()
     def __init__(
         self,
         penalty: str = "linear",
@@ -294,7 +295,7 @@ class DistanceTransform(MaskedLoss):
 
     def compare(self, y_true, y_pred, mask):
         shape = y_true.shape[1:-1]
-        voxels = to_voxels(_visible(y_pred, mask), shape)
+        voxels = to_voxels(visible(y_pred, mask), shape)
         inside = ops.minimum(ops.maximum(voxels, 0.0), np.array(shape, "float32") - 1.0)
         beyond = to_normalised(voxels, shape) - to_normalised(inside, shape)
         distance = sample(y_true, voxels)[..., 0] + norm(beyond)
@@ -327,6 +328,7 @@ class Smoothness(MaskedLoss):
             k + 1 points.
     """
 
+    @checked()
     def __init__(
         self,
         neighbours: int = 8,
@@ -345,10 +347,10 @@ class Smoothness(MaskedLoss):
         _check_count(self.neighbours + 1, "neighbours + 1", y_true=y_true)
 
     def compare(self, y_true, y_pred, mask):
-        source, flow = _visible(y_true, mask), _visible(y_pred, mask)
+        source, flow = visible(y_true, mask), visible(y_pred, mask)
         # Each point is its own neighbour too, and adds nothing.
-        index = nearest_indices(source, _hidden(source, mask), self.neighbours + 1, self.method)
-        differences = _gather(flow, index) - flow[:, :, None]
+        index = nearest_indices(source, hidden(source, mask), self.neighbours + 1, self.method)
+        differences = gathered(flow, index) - flow[:, :, None]
         lengths = ops.sum(ops.square(differences), axis=-1) if self.squared else norm(differences)
         return weighted_mean(ops.sum(lengths, axis=-1) / self.neighbours, mask)
 
@@ -358,7 +360,7 @@ class Smoothness(MaskedLoss):
 
 
 @keras.saving.register_keras_serializable(package="zoo.losses")
-class Curvature(_CloudLoss):
+class Curvature(CloudLoss):
     """Squared difference of the Laplacian coordinates of the moved source and of the target.
 
     The coordinate of a point is `1/k sum_j (x_j - x_i)` over its k nearest other points; those of
@@ -382,6 +384,7 @@ class Curvature(_CloudLoss):
             points.
     """
 
+    @checked()
     def __init__(
         self,
         neighbours: int = 9,
@@ -408,51 +411,44 @@ class Curvature(_CloudLoss):
 
     def compare(self, y_true, y_pred, weights):
         own, other = weights
-        target, source = _visible(y_true[0], other), _visible(y_true[1], own)
-        moved = _visible(y_pred, own)
+        target, source = visible(y_true[0], other), visible(y_true[1], own)
+        moved = visible(y_pred, own)
         wanted = self._laplacian(target, target, other)
-        hidden = _hidden(target, other)
-        index = nearest_indices(moved, hidden, self.interpolated, self.method)
-        offsets = _gather(target, index) - moved[:, :, None]
+        index = nearest_indices(moved, hidden(target, other), self.interpolated, self.method)
+        offsets = gathered(target, index) - moved[:, :, None]
         nearness = 1.0 / (ops.sum(ops.square(offsets), axis=-1, keepdims=True) + self.epsilon)
-        wanted = ops.sum(nearness * _gather(wanted, index), axis=2) / ops.sum(nearness, axis=2)
+        wanted = ops.sum(nearness * gathered(wanted, index), axis=2) / ops.sum(nearness, axis=2)
         difference = self._laplacian(source, moved, own) - wanted
         return weighted_mean(ops.sum(ops.square(difference), axis=-1), own)
 
     def _laplacian(self, cloud, moved, weights):
-        index = nearest_indices(cloud, _hidden(cloud, weights), self.neighbours + 1, self.method)
-        return ops.sum(_gather(moved, index) - moved[:, :, None], axis=2) / self.neighbours
+        index = nearest_indices(cloud, hidden(cloud, weights), self.neighbours + 1, self.method)
+        return ops.sum(gathered(moved, index) - moved[:, :, None], axis=2) / self.neighbours
 
     def get_config(self) -> dict:
         arguments = ("neighbours", "interpolated", "epsilon", "method")
         return super().get_config() | {name: getattr(self, name) for name in arguments}
 
 
-def _visible(points, weights):
+def visible(points, weights):
     """The cloud with zeros at points of weight zero; what is left must be finite."""
     points = blank(points, None if weights is None else weights[..., None])
     check_points(points, "points")
     return points
 
 
-def _hidden(points, weights):
+def hidden(points, weights):
     """The cloud with NaN at points of weight zero, which the search then passes over."""
     if weights is None:
         return points
     return ops.where(weights[..., None] > 0, points, np.float32(np.nan))
 
 
-def _gather(values, index):
+def gathered(values, index):
     """Rows `[b, n, k, c]` of values `[b, m, c]` at indices `[b, n, k]`."""
     batch, count = ops.shape(values)[:2]
     first = ops.reshape(ops.arange(batch, dtype="int32") * count, (-1, 1, 1))
     return kernels.take_rows(ops.reshape(values, (-1, values.shape[-1])), index + first)
-
-
-def _not_negative(weights):
-    if known(weights) and ops.convert_to_numpy(ops.any(weights < 0)):
-        raise ValueError("sample_weight must not be negative.")
-    return weights
 
 
 def _check_clouds(rank: int | None = None, **clouds) -> None:

@@ -9,6 +9,9 @@ import numpy as np
 from keras import ops
 
 from zoo.losses.base import MaskedLoss
+from zoo.ops.arguments import between, checked, label_values, real_array, real_tensor
+
+MOST_LABELS = 2**16  # each of which gets a channel
 
 
 def one_hot(labels, values: int | Sequence[int]):
@@ -26,14 +29,20 @@ def one_hot(labels, values: int | Sequence[int]):
         TypeError: for labels that are not integers.
         ValueError: for no or repeated values.
     """
-    labels = ops.convert_to_tensor(labels)
+    labels = labels if hasattr(labels, "shape") else real_array("labels", labels)
+    labels = ops.convert_to_tensor(real_tensor("labels", labels))
     if not keras.backend.is_int_dtype(labels.dtype):
         raise TypeError(
             f"labels must be integers, not {keras.backend.standardize_dtype(labels.dtype)}."
         )
-    values = np.arange(values) if isinstance(values, int) else np.asarray(values)
+    if not isinstance(values, Sequence | np.ndarray):
+        values = np.arange(between("values", values, 1, MOST_LABELS))
+    else:
+        values = np.array(label_values("values", values))
     if values.ndim != 1 or len(values) == 0 or len(np.unique(values)) != len(values):
         raise ValueError(f"values must be a positive number or distinct labels, not {values}.")
+    if not len(labels.shape):
+        raise ValueError("labels must be an array, not a single number.")
     if labels.shape[-1] == 1 and len(labels.shape) > 1:
         labels = ops.squeeze(labels, -1)
     channels = ops.convert_to_tensor(values, dtype=labels.dtype)
@@ -62,6 +71,7 @@ class Dice(MaskedLoss):
             besides the background.
     """
 
+    @checked()
     def __init__(
         self,
         background: bool = False,

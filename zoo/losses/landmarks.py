@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from zoo.losses.base import MaskedLoss, blank, check_same, weighted_mean
+from zoo.ops.arguments import checked
 from zoo.ops.gradients import norm
 
 
@@ -27,6 +28,7 @@ class LandmarkError(MaskedLoss):
         ValueError: when called with shapes that differ or are not `[b, n, 2 or 3]`.
     """
 
+    @checked()
     def __init__(
         self,
         squared: bool = False,

@@ -17,6 +17,7 @@ from zoo.layers.pyramid import downsample_displacement, image_pyramid
 from zoo.losses.labels import Dice, one_hot
 from zoo.losses.smoothness import EndpointError
 from zoo.losses.tables import both_masks
+from zoo.ops.arguments import checked, not_negative
 from zoo.ops.sampling import warp
 
 
@@ -132,6 +133,7 @@ class Temperature(keras.callbacks.Callback):
         maximum: where it stays.
     """
 
+    @checked(start=not_negative, increment=not_negative, maximum=not_negative)
     def __init__(self, start: float = 0.0, increment: float = 1e-4, maximum: float = 2.0):
         super().__init__()
         self.start, self.increment, self.maximum = start, increment, maximum

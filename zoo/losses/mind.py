@@ -9,7 +9,7 @@ from keras import ops
 
 from zoo.losses.base import MaskedLoss, blank, channels_first, per_image, weighted_mean
 from zoo.losses.windows import box_sum
-from zoo.ops.arguments import at_least
+from zoo.ops.arguments import checked
 
 # Bounds of the local variance estimate relative to its mean over the image, as in the paper's code.
 LOWEST, HIGHEST = 1e-3, 1e3
@@ -47,6 +47,7 @@ class MIND(MaskedLoss):
             differ, are neither 2D nor 3D, or have an axis no longer than `dilation`.
     """
 
+    @checked(radius=(0, 1000), dilation=(1, 10_000))
     def __init__(
         self,
         radius: int = 2,
@@ -55,8 +56,6 @@ class MIND(MaskedLoss):
         name: str | None = "mind",
     ):
         super().__init__(reduction, name)
-        at_least("radius", radius, 0)
-        at_least("dilation", dilation, 1)
         self.radius, self.dilation = int(radius), int(dilation)
 
     def check(self, y_true, y_pred) -> None:

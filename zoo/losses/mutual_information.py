@@ -9,7 +9,7 @@ from keras import ops
 
 from zoo.losses.base import MaskedLoss, blank, channels_first, per_image
 from zoo.ops import kernels
-from zoo.ops.arguments import at_least, one_of
+from zoo.ops.arguments import MOST, at_least, checked, one_of
 
 WINDOWS = ("bspline", "gaussian")
 # Bins left free at either end, so that no window reaches past the histogram.
@@ -50,6 +50,7 @@ class MutualInformation(MaskedLoss):
             range, and when called with shapes that differ or are neither 2D nor 3D.
     """
 
+    @checked(bins=(2 * MARGIN + 2, 4096), samples=(1, MOST))
     def __init__(
         self,
         bins: int = 32,
@@ -63,9 +64,7 @@ class MutualInformation(MaskedLoss):
     ):
         super().__init__(reduction, name)
         one_of("window", window, WINDOWS)
-        at_least("bins", bins, 2 * MARGIN + 2)
         at_least("sigma", sigma, 0.5)  # of a bin, or neighbours do not overlap
-        at_least("samples", samples, 1, optional=True)
         if value_range is not None and not value_range[0] < value_range[1]:
             raise ValueError(f"value_range must be (lowest, highest), not {value_range}.")
         self.bins, self.window, self.sigma = int(bins), window, float(sigma)

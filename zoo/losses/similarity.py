@@ -14,7 +14,7 @@ from keras import ops
 
 from zoo.losses.base import MaskedLoss, blank, channels_first, per_image, weighted_mean
 from zoo.losses.windows import box_sum, check_window, window_sizes
-from zoo.ops.arguments import positive
+from zoo.ops.arguments import checked, positive
 
 # Below this share of the mean square, a variance in float32 is rounding: the image is constant.
 CONSTANT = 1e-10
@@ -49,6 +49,7 @@ class MeanSquaredError(MaskedLoss):
         ValueError: when called with shapes that differ or are neither 2D nor 3D.
     """
 
+    @checked()
     def __init__(
         self,
         reduction: str | None = "sum_over_batch_size",
@@ -81,6 +82,7 @@ class NCC(MaskedLoss):
         ValueError: when called with shapes that differ or are neither 2D nor 3D.
     """
 
+    @checked()
     def __init__(
         self,
         squared: bool = False,
@@ -143,6 +145,7 @@ class LNCC(MaskedLoss):
             shapes that differ or are neither 2D nor 3D.
     """
 
+    @checked(window=(3, 9999))
     def __init__(
         self,
         window: int | Sequence[int] = 9,

@@ -12,8 +12,8 @@ from itertools import combinations
 import keras
 from keras import ops
 
-from zoo.losses.base import MaskedLoss, blank, check_same, weighted_mean
-from zoo.ops.arguments import not_negative
+from zoo.losses.base import MaskedLoss, blank, check_same, real_float, weighted_mean
+from zoo.ops.arguments import checked, not_negative
 from zoo.ops.derivatives import spatial_rank
 from zoo.ops.gradients import norm
 
@@ -30,7 +30,6 @@ def _check_field(argument: str, field) -> None:
 def _check_spacing(spacing: Sequence[float] | None) -> tuple[float, ...] | None:
     if spacing is None:
         return None
-    spacing = tuple(float(size) for size in spacing)
     if len(spacing) not in (2, 3) or any(size <= 0 for size in spacing):
         raise ValueError(f"spacing must hold 2 or 3 positive sizes, not {spacing}.")
     return spacing
@@ -65,6 +64,7 @@ class FieldPenalty(MaskedLoss):
         reduction, name: as in Keras.
     """
 
+    @checked()
     def __init__(
         self,
         spacing: Sequence[float] | None = None,
@@ -77,6 +77,7 @@ class FieldPenalty(MaskedLoss):
     def __call__(self, y_true, y_pred=None, sample_weight=None):
         """Penalty of a field, given alone or, as Keras does, after an ignored reference."""
         field = y_true if y_pred is None else y_pred
+        field = real_float("y_true" if y_pred is None else "y_pred", field)
         return super().__call__(field, field, sample_weight)
 
     def check(self, y_true, y_pred) -> None:
@@ -110,6 +111,7 @@ class Diffusion(FieldPenalty):
             `[b, *spatial, rank]`, rank 2 or 3, or does not fit the spacing.
     """
 
+    @checked()
     def __init__(
         self,
         spacing: Sequence[float] | None = None,
@@ -146,6 +148,7 @@ class Bending(FieldPenalty):
         ValueError: as `Diffusion`.
     """
 
+    @checked()
     def __init__(
         self,
         spacing: Sequence[float] | None = None,
@@ -201,6 +204,7 @@ class TotalVariation(FieldPenalty):
         ValueError: for a negative epsilon, and as `Diffusion`.
     """
 
+    @checked()
     def __init__(
         self,
         isotropic: bool = True,
@@ -257,6 +261,7 @@ class EndpointError(MaskedLoss):
             are no fields.
     """
 
+    @checked()
     def __init__(
         self,
         spacing: Sequence[float] | None = None,

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
+from zoo.ops.arguments import checked, positive
 from zoo.ops.gradients import norm
 
 
 class _PairMean(keras.metrics.Mean):
     """Mean over all pairs of one value for each, in float32 whatever the policy."""
 
+    @checked()
     def __init__(self, name: str):
         super().__init__(name=name, dtype="float32")
 
@@ -60,6 +62,7 @@ class Dice(_PairMean):
         name: name of the metric.
     """
 
+    @checked()
     def __init__(self, background: bool = False, name: str = "dice"):
         super().__init__(name)
         self.background = bool(background)
@@ -98,9 +101,12 @@ class EndpointError(_PairMean):
         name: name of the metric.
     """
 
+    @checked(spacing=positive)
     def __init__(self, spacing: Sequence[float] | None = None, name: str = "endpoint_error"):
         super().__init__(name)
-        self.spacing = None if spacing is None else tuple(float(size) for size in spacing)
+        if spacing is not None and len(spacing) not in (2, 3):
+            raise ValueError(f"spacing must hold 2 or 3 sizes, not {spacing}.")
+        self.spacing = spacing
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         true, pred = _floats(y_true, y_pred)
@@ -148,5 +154,9 @@ class FoldPercentage(_PairMean):
         from zoo.ops.derivatives import jacobian_determinant
 
         (field,) = _floats(y_pred)
-        folded = ops.cast(jacobian_determinant(field) <= 0, "float32")
+        determinant = jacobian_determinant(field)
+        # A field of NaN has no folds that could be counted; the mean says so.
+        folded = ops.where(
+            ops.isfinite(determinant), ops.cast(determinant <= 0, "float32"), float("nan")
+        )
         self._add(*_weighted_mean(100.0 * folded, sample_weight))

@@ -7,13 +7,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import ndimage
 
-from zoo.ops.arguments import one_of, positive
+from zoo.ops.arguments import MOST, checked, one_of, positive, real_array
 
 SDLOGJ_DEFINITIONS = ("clipped", "positive")
 
 
 def _distances(first, second, names: tuple[str, str]) -> np.ndarray:
-    first, second = np.asarray(first, float), np.asarray(second, float)
+    first, second = (
+        real_array(name, points).astype(float)
+        for name, points in zip(names, (first, second), strict=True)
+    )
     if first.shape != second.shape or first.ndim < 2 or first.shape[-1] not in (2, 3):
         raise ValueError(
             f"{names[0]} and {names[1]} must have the same shape [..., 2 or 3], not "
@@ -52,6 +55,7 @@ def target_registration_error(fixed, moved) -> dict[str, float]:
     return _summary(_distances(fixed, moved, ("fixed", "moved")), "_mm")
 
 
+@checked()
 def relative_tre(fixed, moved, image_diagonal: float, initial=None) -> dict[str, float]:
     """Landmark errors as a share of the image diagonal, as in the ANHIR challenge.
 
@@ -116,9 +120,11 @@ def _label_pair(fixed, moved, labels) -> tuple[np.ndarray, np.ndarray, list[int]
     """Integer arrays without a channel axis, and the labels that both contain."""
     arrays = []
     for name, array in (("fixed_labels", fixed), ("moved_labels", moved)):
-        array = np.asarray(array)
+        array = real_array(name, array)
         if array.dtype.kind not in "iub":
             raise TypeError(f"{name} must be integers, not {array.dtype}.")
+        if not array.size:
+            raise ValueError(f"{name} must not be empty; its shape is {array.shape}.")
         arrays.append(array.astype(int) if array.dtype.kind == "b" else array)
     fixed, moved = arrays
     if fixed.shape != moved.shape:
@@ -136,6 +142,7 @@ def _per_label(values: dict[int, float]) -> dict:
     return {"mean": mean, "labels": values}
 
 
+@checked()
 def dice_scores(fixed_labels, moved_labels, labels: Sequence[int] | None = None) -> dict:
     """Dice overlap `2 |A and B| / (|A| + |B|)` of every label.
 
@@ -163,6 +170,7 @@ def dice_scores(fixed_labels, moved_labels, labels: Sequence[int] | None = None)
     return _per_label(scores)
 
 
+@checked(spacing=positive)
 def hausdorff95(
     fixed_labels,
     moved_labels,
@@ -189,8 +197,7 @@ def hausdorff95(
         ValueError: for shapes that differ or a spacing that does not fit.
     """
     fixed, moved, labels = _label_pair(fixed_labels, moved_labels, labels)
-    spacing = tuple(float(size) for size in spacing)
-    if len(spacing) != fixed.ndim or any(size <= 0 for size in spacing):
+    if len(spacing) != fixed.ndim:
         raise ValueError(f"spacing must hold {fixed.ndim} positive sizes, not {spacing}.")
     distances = {}
     for label in labels:
@@ -209,24 +216,33 @@ def hausdorff95(
     return _per_label(distances)
 
 
-def _selected(determinant, mask, border: int) -> np.ndarray:
-    determinant = np.asarray(determinant, float)
+def _selected(determinant, mask, border: int, name: str = "determinant") -> np.ndarray:
+    determinant = real_array(name, determinant, finite=False, booleans=False).astype(float)
+    if not determinant.ndim:
+        raise ValueError(f"{name} must be an array, not a single number.")
     if mask is not None:
-        mask = np.asarray(mask)
+        mask = real_array("mask", mask)
         if mask.shape != determinant.shape:
             raise ValueError(
-                f"mask must have the shape of determinant, {determinant.shape}, not {mask.shape}."
+                f"mask must have the shape of {name}, {determinant.shape}, not {mask.shape}."
             )
     inner = (slice(border, -border or None),) * determinant.ndim
     values = determinant[inner].ravel() if mask is None else determinant[inner][mask[inner] > 0]
     if values.size == 0:
         raise ValueError(
-            f"determinant must have voxels inside of the mask and of border={border}, "
+            f"{name} must have voxels inside of the mask and of border={border}, "
             f"but none of its shape {determinant.shape} is left."
+        )
+    bad = values.size - np.count_nonzero(np.isfinite(values))
+    if bad:
+        # NaN is neither above nor below zero: it would pass for a field without folds.
+        raise ValueError(
+            f"{name} must be finite; {bad} of {values.size} values are NaN or infinite."
         )
     return values
 
 
+@checked(border=(0, MOST))
 def fold_percentage(determinant, mask=None, border: int = 0) -> float:
     """Percentage of voxels whose Jacobian determinant is zero or negative.
 
@@ -236,11 +252,12 @@ def fold_percentage(determinant, mask=None, border: int = 0) -> float:
         border: voxels to leave out along every face.
 
     Raises:
-        ValueError: for a mask of another shape or no voxel left.
+        ValueError: for a mask of another shape, no voxel left, or values that are not finite.
     """
     return float(100.0 * (_selected(determinant, mask, border) <= 0).mean())
 
 
+@checked(border=(0, MOST))
 def sd_log_jacobian(determinant, mask=None, definition: str = "clipped", border: int = 0) -> float:
     """Standard deviation of the logarithm of the Jacobian determinant (SDlogJ); 0 for affine maps.
 
@@ -263,7 +280,8 @@ def sd_log_jacobian(determinant, mask=None, definition: str = "clipped", border:
         The standard deviation of the population; NaN if "positive" has no voxel to use.
 
     Raises:
-        ValueError: for an unknown definition, a mask of another shape or no voxel left.
+        ValueError: for an unknown definition, a mask of another shape, no voxel left, or values
+            that are not finite.
     """
     one_of("definition", definition, SDLOGJ_DEFINITIONS)
     values = _selected(determinant, mask, border)
@@ -273,6 +291,7 @@ def sd_log_jacobian(determinant, mask=None, definition: str = "clipped", border:
     return float(np.log(values).std()) if values.size else float("nan")
 
 
+@checked(spacing=positive)
 def endpoint_error(u, v, mask=None, spacing: Sequence[float] | None = None) -> dict[str, float]:
     """Lengths of the difference of two displacement fields.
 
@@ -289,8 +308,13 @@ def endpoint_error(u, v, mask=None, spacing: Sequence[float] | None = None) -> d
         ValueError: for shapes that differ, a mask of another shape or without a voxel, or a spacing
             that does not fit.
     """
+    u, v = real_array("u", u), real_array("v", v)
+    if u.ndim < 2 or u.shape[-1] not in (2, 3):
+        raise ValueError(f"u must have the shape [..., 2 or 3], not {u.shape}.")
+    if u.shape != v.shape:
+        raise ValueError(f"u and v must have the same shape, not {u.shape} and {v.shape}.")
     scale = np.ones(np.shape(u)[-1]) if spacing is None else np.asarray(spacing, float)
     if scale.shape != np.shape(u)[-1:]:
         raise ValueError(f"spacing must hold {np.shape(u)[-1]} sizes, not {spacing}.")
     lengths = _distances(np.asarray(u, float) * scale, np.asarray(v, float) * scale, ("u", "v"))
-    return _summary(lengths.ravel() if mask is None else _selected(lengths, mask, 0))
+    return _summary(lengths.ravel() if mask is None else _selected(lengths, mask, 0, "u"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial import cKDTree
 
+from zoo.ops.arguments import checked, positive, real_points
+
 # The nnabla reproduction of IGR publishes a table of these distances that is no target: its
 # evaluator compares a mesh turned by 90 degrees with the unturned cloud.
 
@@ -24,9 +26,12 @@ def cloud_distances(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
     Raises:
         ValueError: for an empty cloud.
     """
-    for argument, points in (("first", first), ("second", second)):
-        if len(points) == 0:
-            raise ValueError(f"{argument} must hold at least one point.")
+    first, second = real_points("first", first, None), real_points("second", second, None)
+    if first.shape[1] != second.shape[1]:
+        raise ValueError(
+            f"first and second must have as many coordinates, not {first.shape[1]} and "
+            f"{second.shape[1]}."
+        )
     forward = cKDTree(second).query(first, workers=-1)[0]
     backward = cKDTree(first).query(second, workers=-1)[0]
     return {
@@ -39,6 +44,7 @@ def cloud_distances(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
     }
 
 
+@checked(scale=positive)
 def held_out_distances(
     surface_points: np.ndarray, test_points: np.ndarray, centre: np.ndarray, scale: float
 ) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo.ops.arguments import one_of
+from zoo.ops.arguments import checked, one_of
 
 # A metric before registration has the unit of the one after.
 BEFORE = "initial_"
@@ -22,6 +22,9 @@ UNITS = {
         "worst_tre_mm": "mm",
         "median_rtre": "1",
         "chamfer": "world units",
+        "error": "world units",
+        "path_length": "world units",
+        "path_energy": "squared world units",
         "seconds": "s",
     },
     "surface": {
@@ -38,6 +41,7 @@ UNITS = {
 }
 
 
+@checked()
 def unit_of(metric: str, task: str) -> str:
     """The unit of a metric.
 

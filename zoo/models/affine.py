@@ -28,7 +28,7 @@ from zoo.data.pairs import RepeatedBatch
 from zoo.data.scan import Scan
 from zoo.geometry import Grid
 from zoo.losses.tables import SIMILARITIES
-from zoo.ops.arguments import one_of
+from zoo.ops.arguments import MOST, checked, one_of
 from zoo.ops.closest_points import KINDS, align_clouds
 from zoo.ops.sampling import identity_coordinates, sample
 from zoo.registration import Registration
@@ -65,6 +65,7 @@ class AffineRegistration(Registration):
     needs_fit = True
     default_loss_weights = {"similarity": 1.0}
 
+    @checked(levels=(1, 32), voxels=(100, MOST))
     def __init__(
         self,
         dims: int = 3,
@@ -80,11 +81,8 @@ class AffineRegistration(Registration):
         one_of("kind", kind, KINDS)
         one_of("loss", loss, LOSSES)
         one_of("start", start, STARTS)
-        if levels < 1 or voxels < 100 or not 0 < trim <= 1:
-            raise ValueError(
-                "levels must be at least 1, voxels at least 100 and trim in (0, 1], not "
-                f"{levels}, {voxels} and {trim}."
-            )
+        if not 0 < trim <= 1:
+            raise ValueError(f"trim must be in (0, 1], not {trim}.")
         self.kind, self.similarity = kind, loss
         self.levels, self.voxels, self.start, self.trim = levels, voxels, start, trim
         self.generators = _generators(dims, kind)

@@ -38,13 +38,14 @@ from zoo.layers.unrolled import better, descend
 from zoo.layers.variational_unit import unrolled_units
 from zoo.losses.levels import LevelLosses, label_loss
 from zoo.losses.tables import PENALTIES, SIMILARITIES
+from zoo.ops.arguments import checked
 from zoo.ops.sampling import compose, warp
 from zoo.registration import Registration
 from zoo.registration.acceptance import judged
 from zoo.registration.fitting import Training
 from zoo.registration.found import Found
 from zoo.registration.refinement import refine
-from zoo.registration.variational_options import check_options
+from zoo.registration.variational_options import LIMITS, check_options
 from zoo.transform import Dense, Transform, Velocity
 
 SQUARINGS = 6
@@ -138,6 +139,7 @@ class DIRVNet(Registration):
         "labels": 0.0,
     }
 
+    @checked(**LIMITS)
     def __init__(
         self,
         dims: int = 2,

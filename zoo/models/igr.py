@@ -28,7 +28,7 @@ from scipy.spatial import cKDTree
 from zoo.data.scan import Scan
 from zoo.data.shapes import sphere
 from zoo.layers.coordinate_mlp import CoordinateMLP
-from zoo.ops.arguments import at_least, positive
+from zoo.ops.arguments import MOST, checked, not_negative, positive, real_array, shown
 from zoo.ops.gradients import norm
 from zoo.surface import Surface
 
@@ -70,6 +70,7 @@ class IGR(Surface):
     xla_on_cpu = True
     prepare_options = ("steps_per_epoch", "points_per_step", "seed")
 
+    @checked(points_per_step=(1, MOST), neighbours=(1, MOST), box=positive)
     def __init__(
         self,
         dims: int = 3,
@@ -88,9 +89,7 @@ class IGR(Surface):
         **kwargs,
     ):
         super().__init__(dims=dims, **kwargs)
-        self.points_per_step = at_least("points_per_step", points_per_step, 1, optional=True)
-        self.neighbours = at_least("neighbours", neighbours, 1)
-        self.box = positive("box", box)
+        self.points_per_step, self.neighbours, self.box = points_per_step, neighbours, box
         self.network = CoordinateMLP(
             width=width,
             depth=depth,
@@ -161,13 +160,21 @@ class IGR(Surface):
     def default_optimizer(self):
         return keras.optimizers.Adam(HalvingDecay())
 
-    def batches(self, scan, frame, steps_per_epoch=100, points_per_step=None, seed=0):
+    @checked(steps_per_epoch=(1, MOST), points_per_step=(1, MOST))
+    def batches(
+        self,
+        scan,
+        frame,
+        steps_per_epoch: int | None = 100,
+        points_per_step: int | None = None,
+        seed: int = 0,
+    ):
         """Batches of `SurfaceSampler`.
 
         Args:
             scan: the points.
             frame: centre and scale.
-            steps_per_epoch: batches that count as an epoch.
+            steps_per_epoch: batches that count as an epoch; None is 100.
             points_per_step: overrides the constructor's.
             seed: of the samples.
 
@@ -177,7 +184,7 @@ class IGR(Surface):
         return SurfaceSampler(
             scan,
             frame,
-            steps=steps_per_epoch,
+            steps=steps_per_epoch or 100,
             points=points_per_step or self.points_per_step,
             neighbours=self.neighbours,
             box=self.box,
@@ -213,6 +220,7 @@ class SurfaceSampler(keras.utils.PyDataset):
         ValueError: if the scan has fewer points than `points`, or not more than `neighbours`.
     """
 
+    @checked(steps=(1, MOST), points=(1, MOST), neighbours=(1, MOST), box=positive)
     def __init__(
         self,
         scan: Scan,
@@ -235,6 +243,11 @@ class SurfaceSampler(keras.utils.PyDataset):
                 f"{scan.name!r} has {len(scan)}."
             )
         centre, scale = scan.frame if frame is None else frame
+        centre, scale = real_array("frame", centre), positive("scale of the frame", scale)
+        if centre.shape != (scan.dims,):
+            raise ValueError(
+                f"frame must be a centre of {scan.dims} numbers and a scale, not {shown(frame)}."
+            )
         self.points = ((scan.points - centre) / scale).astype(np.float32)
         self.normals = None if scan.normals is None else scan.normals.astype(np.float32)
         # On the coordinates alone: the authors' code searches positions and normals together.
@@ -273,6 +286,7 @@ class HalvingDecay(keras.optimizers.schedules.LearningRateSchedule):
         floor: smallest rate.
     """
 
+    @checked(initial=positive, interval=(1, MOST), floor=not_negative)
     def __init__(self, initial: float = 5e-3, interval: int = 2000, floor: float = 5e-6):
         self.initial, self.interval, self.floor = initial, interval, floor
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from keras import ops
 
 from zoo.ops import kernels
-from zoo.ops.arguments import between, one_of
+from zoo.ops.arguments import between, one_of, real_tensor
 
 SCHEMES = ("central", "forward")
 
@@ -180,7 +180,7 @@ def spatial_rank(field, name: str = "field", last: str = "channels") -> int:
     Raises:
         ValueError: unless that is 2 or 3.
     """
-    rank = len(field.shape) - 2
+    rank = len(real_tensor(name, field).shape) - 2
     if rank not in (2, 3):
         raise ValueError(
             f"{name} must have the shape [batch, *spatial, {last}] with 2 or 3 spatial axes, "

@@ -13,6 +13,7 @@ from zoo.ops.gradients import norm
 
 METHODS = ("auto", "tree", "blocks")
 BLOCK = 1024
+DENSE = 2**23  # products of two tables that are formed at once
 
 
 def nearest_neighbours(queries, points, k: int = 1, method: str = "auto"):
@@ -146,3 +147,39 @@ def _blocks(queries, points, k):
     padded = ops.pad(queries, ((0, blocks * BLOCK - count), (0, 0)))
     found = ops.map(search, ops.reshape(padded, (blocks, BLOCK, queries.shape[1])))
     return ops.reshape(found, (blocks * BLOCK, k))[:count]
+
+
+def nearest_both_ways(first, second):
+    """Of every row of either table the nearest row of the other one; carries no gradient.
+
+    Rows are points, perhaps with features behind their coordinates, of any number of components.
+    The products of all pairs are formed at once where they are few, and else block by block. A row
+    that holds NaN is nobody's neighbour. It works in compiled functions of any kind.
+
+    Args:
+        first: float tensor `[batch, n, d]`.
+        second: float tensor `[batch, m, d]`.
+
+    Returns:
+        int32 tensors `[batch, n]` into second and `[batch, m]` into first.
+    """
+    first, second = (ops.stop_gradient(ops.cast(each, "float32")) for each in (first, second))
+    sizes = first.shape[1], second.shape[1]
+    if None not in sizes and sizes[0] * sizes[1] > DENSE:
+        there = nearest_indices(first, second, 1, "blocks")[..., 0]
+        return there, nearest_indices(second, first, 1, "blocks")[..., 0]
+    usable = [ops.all(ops.isfinite(each), axis=-1, keepdims=True) for each in (first, second)]
+    first, second = (
+        ops.where(ok, each, 0.0) for ok, each in zip(usable, (first, second), strict=True)
+    )
+    # Products of centred coordinates; uncentred ones would cancel far from the origin.
+    centre = ops.mean(second, axis=1, keepdims=True)
+    first, second = first - centre, second - centre
+    products = -2.0 * ops.matmul(first, ops.swapaxes(second, 1, 2))
+    lengths = [
+        ops.where(ok, ops.sum(ops.square(each), axis=-1, keepdims=True), np.inf)
+        for ok, each in zip(usable, (first, second), strict=True)
+    ]
+    there = ops.argmin(products + ops.swapaxes(lengths[1], 1, 2), axis=2)
+    back = ops.argmin(products + lengths[0], axis=1)
+    return ops.cast(there, "int32"), ops.cast(back, "int32")

@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from zoo.ops import kernels
-from zoo.ops.arguments import one_of
+from zoo.ops.arguments import one_of, real_tensor
 from zoo.ops.compiling import on_accelerator
 from zoo.ops.derivatives import spatial_rank
 
@@ -132,7 +132,7 @@ def _check(image, positions, name: str, order: str, mode: str) -> int:
     one_of("order", order, ORDERS)
     one_of("mode", mode, MODES)
     rank = spatial_rank(image, "image")
-    if positions.shape[-1] != rank:
+    if real_tensor(name, positions).shape[-1] != rank:
         raise ValueError(
             f"{name} must have {rank} components for an image of rank {rank}, not "
             f"{positions.shape[-1]} (shape {tuple(positions.shape)})."

@@ -16,7 +16,15 @@ from keras import ops
 from scipy.ndimage import distance_transform_edt
 
 from zoo.ops import kernels, sampling
-from zoo.ops.arguments import not_negative, one_of, positive
+from zoo.ops.arguments import (
+    few_enough,
+    not_negative,
+    one_of,
+    positive,
+    real_tensor,
+    shown,
+    whole_numbers,
+)
 
 # Gain of each squash that is used unless one is given.
 GAINS = {"tanh": 0.25, "sigmoid": 1.0, "scaled": 0.2}
@@ -239,15 +247,18 @@ def distance_volume(points, shape: Sequence[int]) -> np.ndarray:
     return np.stack(volumes).astype("float32")[..., None]
 
 
-def check_shape(shape: Sequence[int]) -> tuple[int, ...]:
+def check_shape(shape: Sequence[int], argument: str = "shape") -> tuple[int, ...]:
     """The shape as a tuple of ints.
 
     Raises:
-        ValueError: unless it holds two or three sizes of at least 2.
+        ValueError: unless it holds two or three sizes of at least 2, of an image that is possible.
     """
-    sizes = tuple(int(size) for size in shape)
+    sizes = whole_numbers(argument, shape)
     if len(sizes) not in (2, 3) or min(sizes) < 2:
-        raise ValueError(f"shape must hold two or three sizes of at least 2, not {tuple(shape)}.")
+        raise ValueError(
+            f"{argument} must hold two or three sizes of at least 2, not {shown(shape)}."
+        )
+    few_enough(argument, sizes)
     return sizes
 
 
@@ -256,7 +267,7 @@ def check_points(points, name: str, rank: int | None = None, finite: bool = True
 
     Whether they are finite is looked at only where that is known: not while a graph is traced.
     """
-    shape = tuple(points.shape)
+    shape = tuple(real_tensor(name, points).shape)
     ranks = (2, 3) if rank is None else (rank,)
     if len(shape) != 3 or shape[-1] not in ranks:
         wanted = " or ".join(map(str, ranks))

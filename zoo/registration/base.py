@@ -20,8 +20,9 @@ from zoo.data.pair import LazyPairs, Pair
 from zoo.data.pairs import PairDataset, RepeatedBatch
 from zoo.losses.tables import SIMILARITIES
 from zoo.model import Model
-from zoo.ops.arguments import at_least, one_of
+from zoo.ops.arguments import MOST, between, checked, one_of, positive
 from zoo.ops.compiling import tensorflow_on_cpu
+from zoo.ops.training_arguments import check_fit, check_inputs
 from zoo.registration.fitting import Training
 from zoo.registration.found import Found
 from zoo.registration.measure import Measured
@@ -72,6 +73,7 @@ class Registration(Model):
     prepare_options = ("batch_size", "shape", "align", "shuffle", "seed", "steps_per_epoch")
     channels: int | None = None
 
+    @checked()
     def __init__(self, dims: int = 3, **kwargs):
         super().__init__(autocast=False, **{**kwargs, "dtype": "float32"})
         self.dims = one_of("dims", dims, (2, 3))
@@ -116,6 +118,41 @@ class Registration(Model):
     def check_training(self, x) -> None:
         """Checks data other than a single pair that `fit` is given, beyond what Keras checks."""
 
+    def check_arrays(self, x) -> None:
+        """Checks arrays that `fit` or `predict` is given; what is no dict of them passes.
+
+        Raises:
+            ValueError: for arrays that are not real and finite, or are no images or points of this
+                model's dimension and channels.
+        """
+        if hasattr(x, "shape") and ("clouds" not in self.takes or len(x.shape) != 3):
+            raise ValueError(
+                f"x must be a zoo.Pair, a dict of 'fixed' and 'moving' arrays or a data set, not "
+                f"an array of the shape {tuple(x.shape)}."
+            )
+        if not isinstance(x, Mapping):
+            return
+        check_inputs("x", x)
+        sides = ("fixed", "moving") if "fixed" in x or "images" in self.takes else ("moving",)
+        for side in sides:
+            if side not in x:
+                raise ValueError(f"x must have the arrays {' and '.join(sides)}, not {sorted(x)}.")
+            shape = tuple(x[side].shape)
+            images = len(shape) == self.dims + 2 and self.channels in (None, shape[-1])
+            if not images and not (len(shape) == 3 and shape[-1] == self.dims):
+                raise ValueError(
+                    f"x[{side!r}] must have {self.dims} spatial axes, [batch, *spatial, "
+                    f"{self.channels or 'channels'}], or be points [batch, n, {self.dims}], not "
+                    f"the shape {shape}."
+                )
+        if len({x[side].shape[0] for side in sides}) > 1:
+            raise ValueError(
+                f"x must hold as many fixed as moving, not {[x[side].shape[0] for side in sides]}."
+            )
+        for key, values in x.items():
+            if key.endswith("_mask") and isinstance(values, np.ndarray) and values.min() < 0:
+                raise ValueError(f"x[{key!r}] must not be negative.")
+
     # Fitting
 
     def fit(self, x=None, y=None, *, epochs=None, callbacks=None, verbose="auto", **kwargs):
@@ -143,6 +180,7 @@ class Registration(Model):
             if kwargs.get("validation_data") is not None:
                 validation = _listed("validation_data", kwargs["validation_data"])
                 kwargs["validation_data"] = validation
+            self.check_arrays(x)
             given = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else callbacks
             epochs = 1 if epochs is None else epochs
             history = super().fit(x, y, epochs=epochs, callbacks=given, verbose=verbose, **kwargs)
@@ -156,7 +194,10 @@ class Registration(Model):
         if unknown:
             known = ", ".join(("epochs", "callbacks", "verbose", *self.pair_options))
             raise TypeError(f"fit of a pair does not take {unknown}; it takes {known}.")
-        at_least("epochs", epochs, 1, optional=True)
+        between("initial_epoch", first, 0, MOST)
+        check_fit({"epochs": epochs, "verbose": verbose, **kwargs})
+        if "learning_rate" in kwargs:
+            positive("learning_rate", kwargs["learning_rate"])
         self.get_ready()
         self.doubts = []
         training = Training(self, callbacks, verbose, first)
@@ -255,6 +296,7 @@ class Registration(Model):
             in world units.
         """
         if not isinstance(x, Pair):
+            self.check_arrays(x)
             images = isinstance(x, Mapping) and "fixed" in x and set(kwargs) <= {"verbose"}
             if images and len(x["fixed"]) <= FEW:
                 return self.at_once(dict(x))
@@ -271,6 +313,8 @@ class Registration(Model):
         Warns where the pair itself shows that the result is not to be trusted, see `quality`.
         """
         if not isinstance(x, Pair):
+            self.check_arrays(x)
+            check_inputs("x", x)
             return super().evaluate(x, *args, **kwargs)
         measured = Measured(self.transform(x), x)
         doubts = self.quality(measured).doubts

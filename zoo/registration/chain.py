@@ -151,7 +151,11 @@ def as_registration(given: Registration | str | Mapping, argument: str) -> Regis
     if isinstance(given, str):
         given = {"method": given, "config": {}}
     if isinstance(given, Mapping) and set(given) == {"method", "config"}:
-        given = registry.get(given["method"]).load()(**given["config"])
+        try:
+            entry = registry.get(given["method"])
+        except registry.UnknownName as error:
+            raise registry.UnknownName(f"{argument}: {error}") from error
+        given = entry.load()(**given["config"])
     if not isinstance(given, Registration):
         raise TypeError(
             f"{argument} must be a registration, its name, or a dict of method and config, not "

@@ -126,7 +126,7 @@ class Measured:
     @cached_property
     def moved_labels(self) -> np.ndarray:
         """The moving labels on the fixed grid, int32 `[*spatial]`, nearest neighbour."""
-        labels = self.pair.moving_labels[..., None].astype(np.float32)
+        labels = self.pair.moving_labels
         moved = self.sampled.warp(Image(labels, self.pair.moving.grid), order="nearest")
         return np.rint(moved.array[..., 0]).astype(np.int32)
 

@@ -33,7 +33,7 @@ from zoo.losses.cloud_terms import (
     search_tree,
 )
 from zoo.ops import kernels
-from zoo.ops.arguments import at_least, not_negative, one_of, positive
+from zoo.ops.arguments import at_least, checked, not_negative, one_of, positive
 from zoo.ops.training import Transient
 from zoo.registration.trust import Judge, Watch
 
@@ -45,6 +45,7 @@ SMALL_SHARE = 0.1  # but no larger share than this for that
 FEWEST = 8  # points that tell anything; of clouds with fewer to hold out all are fitted
 
 
+@checked(lattice=(2, 512), raster=(2, 1024), pool=(1, 1023), neighbours=(1, 1000))
 @dataclass(frozen=True)
 class Stage:
     """One displacement, and how it is found.
@@ -92,13 +93,13 @@ class Stage:
 
     def __post_init__(self):
         one_of("data of a stage", self.data, TERMS)
-        for name, least in (("lattice", 2), ("pool", 1), ("steps", 1), ("neighbours", 1)):
+        for name, least in (("pool", 1), ("steps", 1), ("neighbours", 1)):
             at_least(f"{name} of a stage", getattr(self, name), least)
         at_least("points of a stage", self.points, 8, optional=True)
         if self.pool % 2 == 0:
             raise ValueError(f"pool of a stage must be odd, not {self.pool}.")
-        for size in self.rasters:
-            at_least("raster of a stage", size, 2)
+        if not self.rasters:
+            raise ValueError("raster of a stage must hold at least one size.")
         for name in ("rate", "gain", "reach", "partners"):
             optional = name in ("reach", "partners")
             positive(f"{name} of a stage", getattr(self, name), optional=optional)
@@ -380,7 +381,10 @@ def as_stages(stages) -> tuple[Stage, ...]:
             unknown = sorted(set(stage) - known)
             if unknown:
                 raise ValueError(f"stages[{number}] has unknown keys {unknown}, not {known}.")
-            stage = Stage(**stage)
+            try:
+                stage = Stage(**stage)
+            except ValueError as error:
+                raise ValueError(f"stages[{number}]: {error}") from error
         if not isinstance(stage, Stage):
             raise ValueError(
                 f"stages must hold Stages or dicts of their attributes, not {type(stage).__name__}."

@@ -8,7 +8,15 @@ from zoo.layers.activations import EXTRAPOLATIONS
 from zoo.layers.intensities import INTENSITIES
 from zoo.layers.variational_unit import ACTIVATIONS
 from zoo.losses.tables import PENALTIES, SIMILARITIES
-from zoo.ops.arguments import at_least, increasing, label_values, not_negative, one_of, positive
+from zoo.ops.arguments import (
+    MOST,
+    few_enough,
+    increasing,
+    label_values,
+    not_negative,
+    one_of,
+    positive,
+)
 from zoo.ops.correlation import PADDINGS
 
 CHOICES = {
@@ -22,9 +30,20 @@ CHOICES = {
     "penalty": tuple(PENALTIES),
     "unit_loss": ("last", "exponential"),
 }
-LEAST = dict.fromkeys(("channels", "levels", "units", "filters", "data_kernel", "spacing"), 1)
-# Differences need two taps.
-LEAST |= {"share_units": 1, "passes": 1, "smoothness_kernel": 2, "knots": 2, "features": 0}
+LIMITS = {
+    "channels": (1, 1024),
+    "levels": (1, 16),
+    "units": (1, 200),
+    "filters": (1, 1024),
+    "data_kernel": (1, 63),
+    "smoothness_kernel": (2, 63),  # differences need two taps
+    "spacing": (1, 4096),
+    "share_units": (1, MOST),
+    "knots": (2, 4096),
+    "features": (0, 1024),
+    "passes": (1, 1000),
+}
+MOST_UNITS = 1000  # of all levels; more would take minutes to build
 
 
 def check_options(given: dict) -> None:
@@ -38,8 +57,14 @@ def check_options(given: dict) -> None:
     """
     for name, known in CHOICES.items():
         one_of(name, given[name], known)
-    for name, least in LEAST.items():
-        at_least(name, given[name], least)
+    if given["levels"] * given["units"] > MOST_UNITS:
+        raise ValueError(
+            f"levels x units must be at most {MOST_UNITS}, not {given['levels']} x "
+            f"{given['units']}."
+        )
+    for name in ("data_kernel", "smoothness_kernel"):
+        taps = given[name] ** given["dims"]
+        few_enough(f"{name} and filters", (taps, given["filters"], given["channels"]), 2**24)
     least = max(given["dims"], given["channels"] + given["features"])
     if given["filters"] < least:
         raise ValueError(

@@ -61,7 +61,7 @@ def surface_figure(
     panels = figure.subplots(1, len(scenes), squeeze=False, subplot_kw=kind)[0]
     for index, (axes, title) in enumerate(zip(panels, titles, strict=True)):
         if pictures is None:
-            _draw_matplotlib(axes, *scenes[index])
+            draw_scene(axes, *scenes[index])
         else:
             axes.imshow(pictures[index])
         axes.set_title(title)
@@ -133,7 +133,8 @@ def _rendered(scenes: list[Scene]) -> list[np.ndarray]:
     return [picture[..., :3] for picture in pictures]
 
 
-def _draw_matplotlib(axes: Axes, points: np.ndarray, faces: np.ndarray | None, colour):
+def draw_scene(axes: Axes, points: np.ndarray, faces: np.ndarray | None, colour):
+    """Draws a scene by matplotlib, seen as `polyscope_pictures` shows it."""
     # matplotlib's vertical axis is z; scans stand along y.
     shown = points[:, [2, 0, 1]]
     if faces is None:

@@ -1,0 +1,52 @@
+"""What `zoo register` writes of a method that moves shapes along a path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+FOLDER, ANIMATION, PICTURE = "path", "path.glb", "path.png"
+
+
+def write_path(model, pair, out: Path) -> dict[str, float]:
+    """Writes the shapes on the way, an animation of them, and a strip picture.
+
+    Args:
+        model: with a `path` of points, after a fit.
+        pair: that it was fitted to.
+        out: folder in which `path/*.ply`, `path.glb` and `path.png` are put; in the plane the
+            picture alone.
+
+    Returns:
+        `path_length` and `path_energy`, see `zoo.registration.paths`.
+    """
+    import trimesh
+
+    from zoo.data.scan import write_mesh
+    from zoo.io.gltf import write_animation
+    from zoo.registration.paths import path_energy, path_length
+    from zoo.view.paths import path_figure
+
+    faces, target = pair.moving.faces, pair.fixed
+    path = model.path(pair.moving.points)
+    path_figure(path, out / PICTURE, faces, target.points, target.faces)
+    if pair.rank == 3:
+        write_animation(out / ANIMATION, path, faces)
+        folder = out / FOLDER
+        folder.mkdir(exist_ok=True)
+        digits = len(str(len(path) - 1))
+        for number, shape in enumerate(path):
+            mesh = trimesh.PointCloud(shape)
+            if faces is not None:
+                mesh = trimesh.Trimesh(shape, faces, process=False)
+            write_mesh(mesh, folder / f"{number:0{digits}d}.ply")
+    return {"path_length": path_length(path), "path_energy": path_energy(path)}
+
+
+def remove_path(out: Path) -> None:
+    """Removes what `write_path` left of an earlier run."""
+    for file in (out / FOLDER).glob("*.ply"):
+        file.unlink()
+    if (out / FOLDER).is_dir() and not any((out / FOLDER).iterdir()):
+        (out / FOLDER).rmdir()
+    for name in (ANIMATION, PICTURE):
+        (out / name).unlink(missing_ok=True)

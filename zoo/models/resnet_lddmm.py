@@ -1,0 +1,434 @@
+"""ResNet-LDDMM: meshes, clouds and contours carried onto each other by a flow of residual blocks.
+
+The moving shape flows along velocities `f_1 ... f_L` of small networks, each for a part of unit
+time (`zoo.layers.ResidualFlow`), and what is minimised is
+
+    D(phi(moving), fixed) / (2 sigma^2) + 1/2 integral mean |f|^2 dt
+
+over points that are drawn anew, evenly over both surfaces, in every step, in a frame that both
+shapes share. Who is whose partner in D is told by position and, at first, by intrinsic features of
+the surface (`zoo.data.features`): with positions alone the legs of a walking body change places.
+
+After Ben Amor, Arguillere and Shao, "ResNet-LDDMM: advancing the LDDMM framework using deep
+residual networks", TPAMI 2023, arXiv:2102.07951; the features and their fading, the drawn points
+and the exact inverse are the zoo's own.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+import warnings
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+from keras import ops
+from scipy.spatial import cKDTree
+
+from zoo.data.draws import Shape, ShapeDraws
+from zoo.data.features import standardised, wave_kernel_signatures
+from zoo.data.pair import Pair
+from zoo.data.scan import Scan
+from zoo.geometry import Grid
+from zoo.layers.residual_flow import ResidualFlow, kinetic_energy
+from zoo.losses import Correspondence, FeatureChamfer, NormalChamfer, Sinkhorn, Varifold
+from zoo.model import TellEpoch
+from zoo.ops.arguments import at_least, not_negative, one_of, positive
+from zoo.ops.compiling import compiled, in_chunks
+from zoo.registration import Registration
+from zoo.registration.fitting import Training, half_cosine
+from zoo.registration.frame import exact, position, set_position, stored
+from zoo.transform import Mapped
+
+DATA = ("features", "chamfer", "normals", "sinkhorn", "varifold", "correspondence")
+EPOCH = 10  # steps
+CHUNK = 4096  # points that flow at a time
+FADED = 0.7  # of the training, after which features have no say any more
+WIDE, NARROW = 0.25, 0.02  # kernel of varifolds at first and at last, in half sides of the box
+MARGIN = 1.1  # of the frame around both shapes
+JUDGED = 5000  # points that suffice to tell whether a registration helps
+QUICK, SETTLED = (12, 0), 3e-6  # steps of the inverse for most points, and what they may leave
+LATTICE = 48  # voxels along each axis of the field that is written for other tools
+
+
+class ResNetLDDMM(Registration):
+    """Diffeomorphic registration of one pair of meshes, clouds or contours, by optimisation.
+
+    `fit(pair)` registers, `transform(pair)` carries any points along: `move` is the flow itself,
+    `pull` its exact inverse. `path` gives the shapes on the way. Faces of either shape are used
+    where they are there: to draw points evenly and for features; vertices keep number and order.
+
+    Args:
+        dims: 2 or 3.
+        data: how unlike the shapes are: "features" (distances to the nearest points, told by
+            position and fading intrinsic features; in the plane, where there are none, as
+            "chamfer"), "chamfer", "normals" (with the angle of the surfaces), "sinkhorn"
+            (transport), "varifold", or "correspondence" (the shapes correspond row by row).
+        blocks, width, nonlinearities, activation, integrator, substeps, lipschitz: of the flow, see
+            `zoo.layers.ResidualFlow`.
+        sigma: of the data term at first and at last, in halves of the frame's longest side.
+        steps: of the optimisation.
+        points: of each shape that are drawn in every step.
+        features: components of the intrinsic features.
+        feature_weight: of squared differences of features, beside those of positions, at first.
+        seed: of weights and draws of a fit.
+
+    Attributes:
+        doubts: of the last fit, a sentence each, of which `fit` has also warned.
+
+    Raises:
+        ValueError: for arguments out of range.
+    """
+
+    needs_fit = True
+    default_loss_weights = {
+        "data": 1.0,
+        "kinetic": 1.0,
+        "landmarks": 1.0,
+        "gradient": 0.0,
+        "conformal": 0.0,
+    }
+    takes = ("clouds",)
+    pair_epochs = None
+    pair_options = ()
+    xla_on_cpu = True
+
+    def __init__(
+        self,
+        dims: int = 3,
+        data: str = "features",
+        blocks: int = 10,
+        width: int = 128,
+        nonlinearities: int = 2,
+        activation: str = "relu",
+        integrator: str = "euler",
+        substeps: int = 1,
+        lipschitz: float | None = None,
+        sigma: Sequence[float] = (0.1, 0.02),
+        steps: int = 500,
+        points: int = 1500,
+        features: int = 16,
+        feature_weight: float = 1.0,
+        seed: int = 0,
+        **kwargs,
+    ):
+        super().__init__(dims, **kwargs)
+        self.data = one_of("data", data, DATA)
+        for number in sigma:
+            positive("sigma", number)
+        if len(sigma) != 2:
+            raise ValueError(f"sigma must be two numbers, at first and at last, not {sigma!r}.")
+        for name, value, least in (("steps", steps, 1), ("points", points, 8), ("seed", seed, 0)):
+            at_least(name, value, least)
+        self.sigma, self.steps, self.points = tuple(map(float, sigma)), int(steps), int(points)
+        self.features = int(at_least("features", features, 1))
+        self.feature_weight = float(not_negative("feature_weight", feature_weight))
+        self.seed = int(seed)
+        # Positions are carried in halves of the longest side of the box around both shapes.
+        self.centre = stored(self, "centre", (2, dims))
+        self.half = stored(self, "half", (), "ones")
+        self.flow = ResidualFlow(
+            dims, blocks, width, nonlinearities, activation, integrator, substeps, lipschitz
+        )
+        self.flow.build()
+        # In a namespace, because Keras would track what it finds in attributes.
+        self._tools = types.SimpleNamespace(
+            loss={
+                "features": FeatureChamfer,
+                "chamfer": FeatureChamfer,
+                "normals": NormalChamfer,
+                "varifold": Varifold,
+            }.get(data, lambda rank: Sinkhorn() if data == "sinkhorn" else Correspondence())(dims),
+            trace=compiled(lambda points: tuple(self.flow.trace(points)[0][1:]), self.flow),
+            invert=compiled(lambda points: (self.flow.invert(points, steps=QUICK),), self.flow),
+            invert_surely=compiled(lambda points: (self.flow.invert(points),), self.flow),
+            jacobian=compiled(self.flow.jacobian, self.flow),
+        )
+        self.built = True
+
+    def get_config(self):
+        flow = ("blocks", "width", "nonlinearities", "activation", "integrator", "substeps")
+        own = ("data", "sigma", "steps", "points", "features", "feature_weight", "seed")
+        config = {name: getattr(self.flow, name) for name in (*flow, "lipschitz")}
+        return super().get_config() | config | {name: getattr(self, name) for name in own}
+
+    # The map and its objective
+
+    def call(self, inputs):
+        """Moves clouds along the flow; in training, draws of both shapes.
+
+        Args:
+            inputs: points `[b, n, dims]` in world units, or a dict that holds them as `moving`; or
+                a batch of `zoo.data.draws.ShapeDraws`, in the frame.
+
+        Returns:
+            A dict of `moved` `[b, n, dims]`; of draws with `path` and `turns`, see
+            `ResidualFlow.trace`.
+        """
+        if isinstance(inputs, dict) and "moving_points" in inputs:
+            return self._trained(inputs)
+        points = ops.cast(inputs["moving"] if isinstance(inputs, dict) else inputs, "float32")
+        placed = ((points - self.centre[0]) - self.centre[1]) / self.half
+        moved = points + self.half * (self.flow(placed) - placed)
+        return {"moved": moved}
+
+    def _trained(self, batch):
+        points, tangents = batch["moving_points"], None
+        wanted = self.data in ("normals", "varifold") or self.loss_weights["conformal"] > 0
+        if wanted and "moving_frames" in batch:
+            tangents = batch["moving_frames"][:, :, : self.dims - 1]
+        if self.loss_weights["gradient"] > 0:
+            probe = batch["probe"][:, :, None]
+            tangents = probe if tangents is None else ops.concatenate([tangents, probe], axis=2)
+        path, turns = self.flow.trace(points, tangents)
+        outputs = {"moved": path[-1], "path": path}
+        if turns is not None:
+            outputs["turns"] = turns
+        if "moving_landmarks" in batch:
+            outputs["landmarks"] = self.flow(batch["moving_landmarks"])
+        return outputs
+
+    def loss_terms(self, x, y, y_pred):
+        # With sigma falling from s to its end, all is multiplied by its square over that of s:
+        # a loss whose data term grew instead could not tell whether it has learned.
+        tightness, share = 0.5 / self.sigma[0] ** 2, x["share"][0, 0]
+        terms = {name: ops.zeros(()) for name in self.default_loss_weights}
+        terms["data"] = tightness * self._unlike(x, y_pred)
+        terms["kinetic"] = share * ops.mean(kinetic_energy(y_pred["path"]))
+        if "landmarks" in y_pred:
+            off = Correspondence()(x["fixed_landmarks"], y_pred["landmarks"])
+            terms["landmarks"] = tightness * off
+        turns = y_pred.get("turns")
+        if self.loss_weights["gradient"] > 0:
+            # A direction that travels with its point changes as the velocity does along it.
+            changes = kinetic_energy([each[:, :, -1] for each in turns])
+            terms["gradient"] = share * ops.mean(changes)
+        if self.loss_weights["conformal"] > 0 and self.dims == 3 and "moving_frames" in x:
+            terms["conformal"] = share * ops.mean(conformal_distortion(turns[-1]))
+        return terms
+
+    def _unlike(self, x, y_pred):
+        moved, fixed, loss = y_pred["moved"], x["fixed_points"], self._tools.loss
+        if self.data == "correspondence":
+            return loss(x["moving_features"], moved)
+        if self.data == "features":
+            scale = x["feature_scale"][:, None]
+            moved = ops.concatenate([moved, scale * x["moving_features"]], axis=-1)
+            return loss(ops.concatenate([fixed, scale * x["fixed_features"]], axis=-1), moved)
+        if self.data in ("normals", "varifold"):
+            facing = surface_elements(y_pred["turns"][-1][:, :, : self.dims - 1])
+            normal = x["fixed_frames"][:, :, -1]
+            if self.data == "varifold":
+                # Positions in widths of the kernel, areas as shares of the drawn ones.
+                width, count = x["width"][:, None], self.points
+                moved, fixed = moved / width, fixed / width
+                facing, normal = facing / count, normal / count
+            else:
+                length = ops.sqrt(ops.sum(ops.square(facing), axis=-1, keepdims=True) + 1e-20)
+                facing = facing / length
+            fixed = ops.concatenate([fixed, normal], axis=-1)
+            return loss(fixed, ops.concatenate([moved, facing], axis=-1))
+        return loss(fixed, moved)
+
+    def default_optimizer(self):
+        return keras.optimizers.Adam(1e-3)
+
+    def check_training(self, x) -> None:
+        """Refuses everything: only a single pair can be registered."""
+        self.check_pair(x, "x")
+
+    # Fitting
+
+    def fit_pair(self, pair: Pair, training: Training, epochs):
+        """Registers a pair of shapes, anew.
+
+        Points outside of their mask do not count, those of the moving shape count by the pair's
+        `weights`; its landmarks attract each other. The learning rate decays to a twentieth along
+        a cosine, sigma falls geometrically, and features fade. A result that is no closer than the
+        start is dropped, with a warning.
+
+        Args:
+            pair: of meshes or clouds.
+            training: has the one stage of the fit.
+            epochs: of ten steps each; None makes `steps` of them.
+
+        Raises:
+            ValueError: for shapes that the data term cannot compare.
+        """
+        self.doubts = []
+        batches = self._batches(pair, epochs or math.ceil(self.steps / EPOCH))
+        with training:
+            self.flow.restart(self.seed)
+            count, told = batches.total // EPOCH, [TellEpoch(batches)]
+            training.stage(self, batches, count, decay=half_cosine(0.05), callbacks=told)
+        self._judge(pair)
+        for doubt in self.doubts:
+            warnings.warn(f"{pair.name!r}: {doubt}.", UserWarning, stacklevel=3)
+
+    def _batches(self, pair: Pair, epochs: int) -> ShapeDraws:
+        """Sets the frame, and gives the draws of the fit in it."""
+        counting = [pair.counting("moving")[0], pair.counting("fixed")[0]]
+        both = np.concatenate(counting)
+        low, high = both.min(axis=0), both.max(axis=0)
+        set_position(self.centre, (low + high) / 2)
+        self.half.assign(MARGIN * float((high - low).max()) / 2)
+        moving, fixed = self._shape(pair, "moving"), self._shape(pair, "fixed")
+        if self.data == "correspondence":
+            if len(pair.moving) != len(pair.fixed):
+                raise ValueError(
+                    "data='correspondence' needs as many fixed as moving points, not "
+                    f"{len(pair.fixed)} and {len(pair.moving)}."
+                )
+            moving.features = self._placed(pair.fixed.points)
+        elif self.data == "features" and self.dims == 3:
+            signatures = [
+                wave_kernel_signatures(getattr(pair, side), self.features)
+                for side in ("moving", "fixed")
+            ]
+            moving.features, fixed.features = standardised(*signatures)
+        elif self.data in ("normals", "varifold"):
+            for side, shape in (("moving", moving), ("fixed", fixed)):
+                if not shape.oriented:
+                    raise ValueError(
+                        f"data={self.data!r} needs faces or normals; {side} has neither."
+                    )
+        constants = {}
+        if pair.moving_landmarks is not None:
+            for side in ("moving", "fixed"):
+                placed = self._placed(getattr(pair, f"{side}_landmarks"))
+                constants[f"{side}_landmarks"] = placed[None]
+        if self.loss_weights["gradient"] > 0:
+            probe = np.random.default_rng(self.seed).normal(size=(1, self.points, self.dims))
+            probe /= np.linalg.norm(probe, axis=-1, keepdims=True)
+            constants["probe"] = probe.astype(np.float32)
+        return ShapeDraws(
+            moving, fixed, self.points, EPOCH, EPOCH * epochs, constants, self._schedule, self.seed
+        )
+
+    def _shape(self, pair: Pair, side: str) -> Shape:
+        scan, counts = getattr(pair, side), pair.counting_mask(side)
+        weights = counts.astype(np.float64)
+        if side == "moving" and pair.weights is not None:
+            weights *= pair.weights
+        return Shape(self._placed(scan.points), scan.faces, weights, normals=scan.normals)
+
+    def _schedule(self, progress: float) -> dict[str, np.ndarray]:
+        def falling(first, last):
+            return first * (last / first) ** progress
+
+        alpha = self.feature_weight * max(0.0, 1.0 - progress / FADED)
+        values = {
+            "share": (falling(*self.sigma) / self.sigma[0]) ** 2,
+            "feature_scale": math.sqrt(alpha),
+            "width": falling(WIDE, NARROW),
+        }
+        return {name: np.full((1, 1), value, np.float32) for name, value in values.items()}
+
+    def _judge(self, pair: Pair) -> None:
+        """Drops a flow that brings nothing closer; says what is doubtful about another one."""
+        moving, fixed = (pair.counting(side)[0] for side in ("moving", "fixed"))
+        random = np.random.default_rng(self.seed)
+        moving, fixed = (each[random.permutation(len(each))[:JUDGED]] for each in (moving, fixed))
+        moved = self._moved(moving)
+        before, after = (_apart(each, fixed) for each in (moving, moved))
+        if not after < before:
+            self.flow.restart(self.seed)
+            self.doubts.append(
+                f"the flow brought the shapes no closer (mean distance {after:.4g}, {before:.4g} "
+                "before) and was dropped; the result is the identity"
+            )
+            return
+        least = float(np.linalg.det(self.jacobian(moving)).min())
+        if not least > 0:
+            self.doubts.append(f"the flow folds: its smallest determinant is {least:.3g}")
+
+    # What was fitted
+
+    def _placed(self, points: np.ndarray) -> np.ndarray:
+        return ((points - position(self.centre)) / float(exact(self.half))).astype(np.float32)
+
+    def _moved(self, points: np.ndarray) -> np.ndarray:
+        placed = self._placed(points)
+        return self._back(points, placed, in_chunks(self._tools.trace, placed, CHUNK)[-1])
+
+    def _pulled(self, points: np.ndarray) -> np.ndarray:
+        placed = self._placed(points)
+        (found,) = in_chunks(self._tools.invert, placed, CHUNK)
+        ends = in_chunks(self._tools.trace, found, CHUNK)[-1]
+        unsettled = np.abs(ends - placed).max(axis=1) > SETTLED
+        if unsettled.any():
+            (found[unsettled],) = in_chunks(self._tools.invert_surely, placed[unsettled], CHUNK)
+        return self._back(points, placed, found)
+
+    def _back(self, points: np.ndarray, placed: np.ndarray, carried: np.ndarray) -> np.ndarray:
+        """World coordinates; only what was added is scaled, so that no digits are lost."""
+        return points + float(exact(self.half)) * (carried.astype(np.float64) - placed)
+
+    def map_of(self, pair: Pair):
+        """The flow as a map of world coordinates; `pull` is its exact inverse.
+
+        Its `fixed_grid` covers the frame, for the field that `save` writes for other tools; a saved
+        model keeps the flow itself.
+        """
+        side = 2 * float(exact(self.half)) / LATTICE
+        origin = position(self.centre) - side * (LATTICE - 1) / 2
+        grid = Grid((LATTICE,) * self.dims, (side,) * self.dims, origin)
+        return Mapped(self._pulled, self._moved, grid)
+
+    def path(self, points) -> np.ndarray:
+        """Where points are after every block, from where they are given to where they end.
+
+        Args:
+            points: `[n, dims]` in the moving space, world units, or a `Scan`.
+
+        Returns:
+            float64 `[blocks + 1, n, dims]`, the first one the points as they are.
+        """
+        points = np.asarray(points.points if isinstance(points, Scan) else points, np.float64)
+        placed = self._placed(points)
+        steps = in_chunks(self._tools.trace, placed, CHUNK)
+        return np.stack([points, *(self._back(points, placed, each) for each in steps)])
+
+    def jacobian(self, points) -> np.ndarray:
+        """The Jacobian of the flow at points `[n, dims]` of the moving space, `[n, dims, dims]`."""
+        return in_chunks(self._tools.jacobian, self._placed(np.asarray(points)), CHUNK)[1]
+
+    @classmethod
+    def example(cls):
+        example = super().example()
+        config = {"dims": 2, "blocks": 3, "width": 16, "steps": 20, "points": 64}
+        return example | {"config": config}
+
+
+def surface_elements(tangents):
+    """The normal of moved tangents, as long as the area (or length) that they span.
+
+    Args:
+        tangents: `[b, n, 1, 2]` or `[b, n, 2, 3]`.
+
+    Returns:
+        Tensor `[b, n, dims]`.
+    """
+    if tangents.shape[-1] == 2:
+        return ops.stack([-tangents[:, :, 0, 1], tangents[:, :, 0, 0]], axis=-1)
+    return ops.cross(tangents[:, :, 0], tangents[:, :, 1])
+
+
+def conformal_distortion(tangents):
+    """How unevenly a surface is stretched at points, `[b, n]`; zero where angles are kept.
+
+    Args:
+        tangents: `[b, n, 2 or more, 3]`, of which the first two were orthonormal at the start.
+    """
+    first, second = tangents[:, :, 0], tangents[:, :, 1]
+    lengths = ops.sum(ops.square(first) + ops.square(second), axis=-1)
+    cross = ops.cross(first, second)
+    area = ops.sqrt(ops.sum(ops.square(cross), axis=-1) + 1e-12)
+    return lengths / (2.0 * area) - 1.0
+
+
+def _apart(first: np.ndarray, second: np.ndarray) -> float:
+    """The mean distance to the nearest point of the other cloud, in both directions."""
+    there = cKDTree(second).query(first, workers=-1)[0].mean()
+    return float(there + cKDTree(first).query(second, workers=-1)[0].mean()) / 2
