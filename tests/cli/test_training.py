@@ -6,6 +6,7 @@ import pytest
 import pretrained
 import zoo
 from zoo.cli import training
+from zoo.cli.arguments import settings
 from zoo.data.phantoms import phantom_pair
 from zoo.io.images import write_labels
 
@@ -41,6 +42,62 @@ def test_training_resumes_only_for_the_same_content(scan, preset):
     bare = folder(copy)
     np.savetxt(copy, rows[::-1, :3])
     assert len({folder(scan), bare, folder(copy)}) == 3
+
+
+SMALL = [f"--set={each}" for each in ("width=8", "depth=2", "skips=[]", "neighbours=5")]
+SHORT = (*SMALL, "--epochs", 2, "--steps-per-epoch", 2)
+
+
+def test_a_full_disk_does_not_cost_the_training(run, scan, tmp_path, monkeypatch):
+    command = ("train", "igr", scan, "--out", tmp_path / "mine", *SHORT)
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pretrained, "write", full)
+        status, said, err = run(*command)
+    assert status == 1 and "Epoch 2/2" in said
+    assert "No space left on device; the training is kept, and the same command writes it" in err
+    assert not (tmp_path / "mine").exists()
+    status, said, _ = run(*command)
+    assert status == 0 and "Epoch" not in said
+    assert zoo.load(tmp_path / "mine", golden=True).network.width == 8
+
+
+def test_a_training_that_diverges_writes_nothing(run, scan, tmp_path):
+    command = ("train", "igr", scan, "--out", tmp_path / "mine", *SHORT, "--learning-rate", 1e30)
+    status, _, err = run(*command)
+    assert status == 1 and "the training has diverged" in err
+    assert not (tmp_path / "mine").exists()
+    left = pretrained.home() / "interrupted"
+    assert not left.exists() or not any(left.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--out", "my scan"), "my scan"),
+        (("--out", "x" * 220), "200 bytes"),
+        (("--out", "mine", "--set", "beta=NaN"), "beta must be a finite number"),
+        (("--out", "mine", "--set", "centred=None"), "centred must be true or false"),
+        (("--out", "mine", "--set", "centred=2"), "centred must be true or false"),
+        (("--out", "mine", "--learning-rate", "nan"), "--learning-rate must be positive"),
+        (("--out", "mine", "--learning-rate", "0"), "--learning-rate must be positive"),
+        (("--out", "mine", "--learning-rate", "-1"), "--learning-rate must be positive"),
+        (("--out", "mine", "--epochs", "0"), "--epochs must be at least 1"),
+    ],
+)
+def test_what_must_fail_fails_before_the_training(run, scan, tmp_path, monkeypatch, words, reason):
+    monkeypatch.chdir(tmp_path)
+    status, said, err = run("train", "igr", scan, *SMALL, *words)
+    assert status == 1 and reason in err and "Epoch" not in said
+
+
+@pytest.mark.parametrize(("word", "value"), [("False", False), ("no", False), ("1", True)])
+def test_false_is_false(word, value):
+    for name in ("centred", "scale_skips"):
+        assert settings("igr", [f"{name}={word}"]) == {name: value}
 
 
 TINY = [f"--set={each}" for each in ("levels=1", "units=1", "filters=2", "data_kernel=1")]
@@ -115,7 +172,7 @@ def test_interrupted_training_on_pairs_resumes(run, slices, tmp_path, monkeypatc
 
     again = (*words, "--out", tmp_path / "b" / "mine")
     with monkeypatch.context() as patched:
-        patched.setattr("zoo.model._TellEpoch.on_epoch_end", stop)
+        patched.setattr("zoo.model.TellEpoch.on_epoch_end", stop)
         status, _, err = run(*again)
         assert status == 130 and "resumes" in err
     with monkeypatch.context() as patched:
