@@ -364,14 +364,14 @@ def functions() -> list[Target]:
             measures.fold_percentage,
             {"determinant": np.ones((4, 4))},
             {"determinant": "array", "mask": "array"},
-            fine={"determinant": [repr(np.zeros((2, 5, 5, 5, 5, 5)))]},
+            fine={"determinant": [repr(np.zeros((2, 5, 5, 5, 5, 5))), repr(np.zeros(4))]},
         ),
         Target(
             "calls.sd_log_jacobian",
             measures.sd_log_jacobian,
             {"determinant": np.ones((4, 4))},
             {"determinant": "array", "mask": "array"},
-            fine={"determinant": [repr(np.zeros((2, 5, 5, 5, 5, 5)))]},
+            fine={"determinant": [repr(np.zeros((2, 5, 5, 5, 5, 5))), repr(np.zeros(4))]},
         ),
         Target(
             "calls.endpoint_error",
