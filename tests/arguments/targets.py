@@ -405,9 +405,9 @@ def functions() -> list[Target]:
     made.append(
         Target(
             "calls.SpatialTransformer",
-            lambda image, displacement: transformer([image, displacement]),
-            {"image": IMAGE, "displacement": FIELD},
-            {"image": "tensor", "displacement": "tensor"},
+            lambda moving, displacement: transformer([moving, displacement]),
+            {"moving": IMAGE, "displacement": FIELD},
+            {"moving": "tensor", "displacement": "tensor"},
         )
     )
     squaring = layers.ScalingAndSquaring()

@@ -9,7 +9,8 @@ import numpy as np
 
 from zoo.io import existing, written_whole
 from zoo.io.vtk import read_vtk_points
-from zoo.ops.arguments import between, checked, real_array, shown
+from zoo.ops.arguments import between, checked, shown
+from zoo.ops.array_arguments import real_array
 
 MESH_SUFFIXES = (".ply", ".obj", ".stl", ".off")
 TABLE_SUFFIXES = (".xyz", ".npy", ".npz")
