@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from zoo.io import written_whole
-from zoo.ops.arguments import positive, real_array
+from zoo.ops.arguments import positive
+from zoo.ops.array_arguments import real_array
 
 MAGIC, VERSION, JSON_CHUNK, BINARY_CHUNK = 0x46546C67, 2, 0x4E4F534A, 0x004E4942
 FLOAT, UNSIGNED_INT = 5126, 5125

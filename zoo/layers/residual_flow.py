@@ -8,7 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from zoo.ops.arguments import checked, few_enough, one_of
+from zoo.ops.arguments import checked, one_of
+from zoo.ops.array_arguments import few_enough
 
 ACTIVATIONS = {
     "relu": (ops.relu, lambda x: ops.cast(x > 0, x.dtype)),

@@ -7,16 +7,8 @@ from collections.abc import Collection, Iterable, Mapping
 import keras
 import numpy as np
 
-from zoo.ops.arguments import (
-    MOST,
-    at_least,
-    between,
-    not_negative,
-    one_of,
-    real_array,
-    real_tensor,
-    shown,
-)
+from zoo.ops.arguments import MOST, at_least, between, not_negative, one_of, shown
+from zoo.ops.array_arguments import real_array, real_tensor
 
 MOST_EPOCHS = 10**7
 
@@ -55,7 +47,9 @@ def check_inputs(name: str, value) -> None:
         if not parts:
             raise ValueError(f"{name} must not be empty.")
     elif not hasattr(value, "shape"):
-        if isinstance(value, str | bytes | list) or not isinstance(value, Iterable):
+        if isinstance(value, str | bytes | list | tuple) or not isinstance(
+            value, Iterable | keras.utils.PyDataset
+        ):
             raise ValueError(
                 f"{name} must be a container of the zoo, an array or a data set, not "
                 f"{shown(value)}."

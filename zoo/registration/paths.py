@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from zoo.ops.arguments import at_least, real_array
+from zoo.ops.arguments import at_least
+from zoo.ops.array_arguments import real_array
 
 
 def path_lengths(path: np.ndarray) -> np.ndarray:
