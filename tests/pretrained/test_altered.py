@@ -14,6 +14,7 @@ import pytest
 
 import pretrained
 import zoo
+from zoo.cli import main
 
 KNOT = Path(pretrained.__file__).parent / "igr" / "knot"
 SEED, SAMPLES = 13, 60
@@ -62,6 +63,13 @@ def signed(folder, **changes):
     (folder / "preset.json").write_text(text)
 
 
+def arrays(file):
+    """The names of all arrays of a weight file."""
+    names = []
+    file.visit(names.append)
+    return [name for name in names if isinstance(file[name], h5py.Dataset)]
+
+
 def paths(value, path=()):
     """The keys of all values within a value."""
     items = value.items() if isinstance(value, dict) else enumerate(value)
@@ -82,7 +90,7 @@ def others(value):
         yield from (value + " ", value[:-1], value.upper() + "x")
     elif isinstance(value, list):
         yield [*value, 1]
-    else:
+    elif isinstance(value, dict):
         yield {**value, "more": 1}
 
 
@@ -166,7 +174,8 @@ def test_a_pipe_in_the_place_of_a_manifest_is_not_waited_for(altered):
     assert not loads(altered)
     with pytest.warns(UserWarning, match="no regular file"):
         root = altered.parent / "root"
-        shutil.move(altered, root / "igr" / "small")
+        (root / "igr").mkdir(parents=True)
+        altered.rename(root / "igr" / "small")
         assert pretrained.find("igr.small", [root]) == []
 
 
@@ -187,7 +196,7 @@ def test_a_pipe_in_the_place_of_a_manifest_is_not_waited_for(altered):
         ("centred", 0, "centred is 0, expected true or false"),
         ("skips", "12", "skips is '12', expected a list"),
         ("skips", ["1"], "skips is .*, expected a list"),
-        ("skips", [1] * 200_000, "skips is .*, expected a list .* of a sensible size"),
+        ("skips", [1] * 100_001, "skips is .*, expected a list .* of a sensible size"),
         ("activation", {"class_name": "Lambda"}, "activation is .*, expected a value"),
     ],
 )
@@ -198,8 +207,8 @@ def test_configurations_are_checked_before_anything_is_built(altered, name, valu
 
 
 def test_parts_of_a_chain_are_checked_as_well(tmp_path):
-    part = {"dims": 2, "levels": 1}
-    chain = zoo.create("chain", first={"method": "affine", "config": part}, second="affine")
+    part = {"method": "affine", "config": {"dims": 2, "levels": 1}}
+    chain = zoo.create("chain", first=part, second=part)
     folder = chain.save_preset(tmp_path / "both")
     assert loads(folder)
     signed(folder, config__first__config__dtype="float64")
@@ -220,8 +229,7 @@ def test_parts_of_a_chain_are_checked_as_well(tmp_path):
 )
 def test_weights_are_finite_and_of_the_types_of_the_model(altered, change, words):
     with h5py.File(altered / "model.weights.h5", "r+") as file:
-        names = []
-        file.visititems(lambda name, each: isinstance(each, h5py.Dataset) and names.append(name))
+        names = arrays(file)
         name = max(names, key=lambda name: file[name].size)
         data = change(file[name][()])
         del file[name]
@@ -233,9 +241,7 @@ def test_weights_are_finite_and_of_the_types_of_the_model(altered, change, words
 
 def test_half_precision_weights_are_welcome(altered):
     with h5py.File(altered / "model.weights.h5", "r+") as file:
-        names = []
-        file.visititems(lambda name, each: isinstance(each, h5py.Dataset) and names.append(name))
-        for name in names:
+        for name in arrays(file):
             data = file[name][()].astype(np.float16)
             del file[name]
             file[name] = data
@@ -275,8 +281,8 @@ def test_the_stored_output_is_compared_on_request(altered, capsys):
     assert loads(altered)
     with pytest.raises(pretrained.IntegrityError, match="distance is not what golden.npz stores"):
         zoo.load(altered, golden=True)
-    assert zoo.cli.main(["verify", str(altered)]) == 0
-    assert zoo.cli.main(["verify", str(altered), "--golden"]) == 1
+    assert main(["verify", str(altered)]) == 0
+    assert main(["verify", str(altered), "--golden"]) == 1
     assert "largest difference is 0.1" in capsys.readouterr().out
 
 
@@ -294,7 +300,7 @@ def test_states_anew_what_was_edited_but_no_weights(preset, altered):
     path.write_text(path.read_text().replace("Small.", "Smaller."))
     (altered / "train.py").write_text("print()\n")
     assert not loads(altered)
-    assert zoo.cli.main(["verify", str(altered), "--rehash", "--golden"]) == 0
+    assert main(["verify", str(altered), "--rehash", "--golden"]) == 0
     assert loads(altered) and "Smaller." in (altered / "card.md").read_text()
     weights = altered / "model.weights.h5"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")

@@ -446,6 +446,7 @@ def _span(grid: Grid) -> str:
 
 def _read(path: str | Path, argument: str) -> tuple[Image | Scan, np.ndarray | None]:
     """An image or a scan, and a mask of the image if it has gaps."""
+    from zoo.io import existing
     from zoo.io.images import PICTURE_SUFFIXES, VOLUME_SUFFIXES, image_suffix, read_image
 
     suffix = image_suffix(path)
@@ -466,6 +467,8 @@ def _read(path: str | Path, argument: str) -> tuple[Image | Scan, np.ndarray | N
         return image, mask
     if Path(path).suffix.lower() in READABLE:
         return Scan.read(path), None
+    if Path(path).expanduser().is_dir():
+        existing(path, argument)  # which says what a folder of DICOM needs
     known = VOLUME_SUFFIXES + PICTURE_SUFFIXES + READABLE
     raise ValueError(
         f"{argument}: cannot read {Path(path).name!r}; the suffix must be one of "

@@ -46,7 +46,8 @@ def check_inputs(name: str, value) -> None:
         parts = {f"{name}[{key!r}]": part for key, part in value.items()}
         if not parts:
             raise ValueError(f"{name} must not be empty.")
-    elif not hasattr(value, "shape"):
+    # A data set may have a shape as well, that of what it yields.
+    elif not (hasattr(value, "shape") and hasattr(value, "dtype")):
         if isinstance(value, str | bytes | list | tuple) or not isinstance(
             value, Iterable | keras.utils.PyDataset
         ):

@@ -125,7 +125,9 @@ class Registration(Model):
             ValueError: for arrays that are not real and finite, or are no images or points of this
                 model's dimension and channels.
         """
-        if hasattr(x, "shape") and ("clouds" not in self.takes or len(x.shape) != 3):
+        # Of a data set the shape is that of its images, or None.
+        is_array = hasattr(x, "shape") and hasattr(x, "dtype")
+        if is_array and ("clouds" not in self.takes or len(x.shape) != 3):
             raise ValueError(
                 f"x must be a zoo.Pair, a dict of 'fixed' and 'moving' arrays or a data set, not "
                 f"an array of the shape {tuple(x.shape)}."
