@@ -14,7 +14,7 @@ from itertools import product
 
 import numpy as np
 
-from zoo.ops.arguments import real_array
+from zoo.ops.array_arguments import real_array
 
 LONGEST = 2**31 - 1  # voxels of an axis
 FURTHEST = 1e30  # of single precision, in which models compute, with room for products

@@ -16,7 +16,8 @@ from zoo.data.orientation import doubts_of_normals
 from zoo.data.scan import Scan, as_scan
 from zoo.metrics import surface as surface_metrics
 from zoo.model import Model
-from zoo.ops.arguments import MOST, checked, positive, real_points, shown
+from zoo.ops.arguments import MOST, checked, positive, shown
+from zoo.ops.array_arguments import real_points
 from zoo.ops.compiling import compiled, in_chunks
 from zoo.ops.gradients import value_and_gradient
 from zoo.ops.isosurface import zero_level_curve, zero_level_set

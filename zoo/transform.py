@@ -18,7 +18,8 @@ import numpy as np
 
 from zoo.data.image import Image
 from zoo.geometry import Grid, transformed
-from zoo.ops.arguments import MOST, checked, not_negative, real_array, real_points, shown
+from zoo.ops.arguments import MOST, checked, not_negative, one_of, shown
+from zoo.ops.array_arguments import real_array, real_points
 
 TRANSFORM_SUFFIXES = (".tfm", ".h5")
 COMPILED_FROM = 100_000  # points; scipy interpolates fewer, which are not worth a compilation
@@ -549,6 +550,10 @@ class Mapped(Transform):
                 raise TypeError(
                     f"{argument} must be a function of points, not {type(function).__name__}."
                 )
+        if not isinstance(fixed_grid, Grid | None):
+            raise TypeError(f"fixed_grid must be a zoo.Grid or None, not {shown(fixed_grid)}.")
+        if rank is not None:
+            one_of("rank", rank, (2, 3))
         if fixed_grid is not None and rank in (None, fixed_grid.rank):
             rank = fixed_grid.rank
         elif fixed_grid is not None or rank not in (2, 3):

@@ -364,14 +364,14 @@ def functions() -> list[Target]:
             measures.fold_percentage,
             {"determinant": np.ones((4, 4))},
             {"determinant": "array", "mask": "array"},
-            fine={"determinant": [repr(np.zeros((2, 5, 5, 5, 5, 5)))]},
+            fine={"determinant": [repr(np.zeros((2, 5, 5, 5, 5, 5))), repr(np.zeros(4))]},
         ),
         Target(
             "calls.sd_log_jacobian",
             measures.sd_log_jacobian,
             {"determinant": np.ones((4, 4))},
             {"determinant": "array", "mask": "array"},
-            fine={"determinant": [repr(np.zeros((2, 5, 5, 5, 5, 5)))]},
+            fine={"determinant": [repr(np.zeros((2, 5, 5, 5, 5, 5))), repr(np.zeros(4))]},
         ),
         Target(
             "calls.endpoint_error",
@@ -405,9 +405,9 @@ def functions() -> list[Target]:
     made.append(
         Target(
             "calls.SpatialTransformer",
-            lambda image, displacement: transformer([image, displacement]),
-            {"image": IMAGE, "displacement": FIELD},
-            {"image": "tensor", "displacement": "tensor"},
+            lambda moving, displacement: transformer([moving, displacement]),
+            {"moving": IMAGE, "displacement": FIELD},
+            {"moving": "tensor", "displacement": "tensor"},
         )
     )
     squaring = layers.ScalingAndSquaring()

@@ -211,7 +211,7 @@ def test_the_layer_comes_back_from_a_file(tmp_path):
         ({"blocks": 0}, "blocks must be at least 1"),
         ({"nonlinearities": 3}, "nonlinearities must be one of"),
         ({"activation": "gelu"}, "activation must be one of"),
-        ({"lipschitz": 1.5}, "lipschitz must be below 1"),
+        ({"lipschitz": 1.5}, "lipschitz must lie between"),
         ({"codes": -1}, "codes must be at least 0"),
     ],
 )

@@ -105,7 +105,7 @@ def test_every_data_term_brings_the_shapes_closer(data):
     if data == "correspondence":
         truth = pair.fixed.points[np.argsort(pair.fixed_labels)]
         pair = Pair(Scan(truth, faces=pair.moving.faces), pair.moving)
-    model = ResNetLDDMM(data=data, width=32, points=200, steps=60)
+    model = ResNetLDDMM(data=data, width=32, points=200, steps=60, sigma=(0.05, 0.05))
     history = model.fit(pair, verbose=0).history
     assert history["loss"][-1] < history["loss"][0]
     moved = model.predict(pair)["moved"]
@@ -222,8 +222,8 @@ def test_the_demonstration_pair(data):
     ("options", "words"),
     [
         ({"data": "emd"}, "data must be one of"),
-        ({"sigma": (0.1,)}, "sigma must be two numbers"),
-        ({"sigma": (0.1, 0.0)}, "sigma must be positive"),
+        ({"sigma": (0.1,)}, "sigma must be two positive"),
+        ({"sigma": (0.1, 0.0)}, "sigma must be two positive"),
         ({"steps": 0}, "steps must be at least 1"),
         ({"feature_weight": -1.0}, "feature_weight must not be negative"),
         ({"width": 2.5}, "width must be a whole number"),

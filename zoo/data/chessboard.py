@@ -18,7 +18,8 @@ from zoo.data.fields import (
     random_field,
     sample_linear,
 )
-from zoo.ops.arguments import MOST, between, checked, few_enough, one_of
+from zoo.ops.arguments import MOST, between, checked, one_of
+from zoo.ops.array_arguments import few_enough
 
 BASES = ("moving", "fixed")
 

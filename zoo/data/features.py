@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 
 from zoo.data.draws import Shape
 from zoo.data.scan import Scan
-from zoo.ops.arguments import at_least
+from zoo.ops.arguments import checked
 
 EIGENFUNCTIONS = 64
 LARGEST = {"mesh": 30_000, "cloud": 6_000}  # points; larger shapes borrow those of a sample
@@ -24,6 +24,7 @@ REMEMBERED = 16  # shapes
 _remembered: OrderedDict[tuple, np.ndarray] = OrderedDict()
 
 
+@checked(count=(1, 1024), eigenfunctions=(2, 1024))
 def wave_kernel_signatures(
     scan: Scan,
     count: int = 16,
@@ -55,8 +56,6 @@ def wave_kernel_signatures(
     Raises:
         ValueError: for a planar scan, or fewer than ten points.
     """
-    at_least("count", count, 1)
-    at_least("eigenfunctions", eigenfunctions, 2)
     if scan.dims != 3:
         raise ValueError(f"scan must be a surface in space, not in {scan.dims} dimensions.")
     if len(scan) < 10:

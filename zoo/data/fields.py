@@ -14,16 +14,8 @@ from inspect import signature
 import numpy as np
 from scipy import ndimage
 
-from zoo.ops.arguments import (
-    MOST,
-    checked,
-    few_enough,
-    not_negative,
-    one_of,
-    real_array,
-    shown,
-    whole_numbers,
-)
+from zoo.ops.arguments import MOST, checked, not_negative, one_of, shown, whole_numbers
+from zoo.ops.array_arguments import few_enough, real_array
 
 KINDS = ("affine", "smooth", "combined", "noise")
 

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from zoo.data.pair import Pair
 from zoo.data.scan import Scan
-from zoo.ops.arguments import at_least, not_negative, one_of
+from zoo.ops.arguments import MOST_SEED, checked, one_of
 
 # Bone: the bone it hangs on, where it begins and ends, and its thickness there.
 BONES = {
@@ -52,6 +52,7 @@ SOFTNESS = 0.05  # of the skin at joints
 CELLS = 64  # of the box along its longest side, when the figure is meshed
 
 
+@checked(subject=(0, MOST_SEED), cells=(16, 512))
 def articulated_figure(
     pose: str | Mapping[str, tuple[float, float, float]] = "rest",
     subject: int = 0,
@@ -77,9 +78,7 @@ def articulated_figure(
         pose = POSES[one_of("pose", pose, POSES)]
     for bone in pose:
         one_of("pose", bone, BONES)
-    at_least("subject", subject, 0)
-    at_least("cells", cells, 16)
-    vertices, faces, weights = _meshed(int(cells))
+    vertices, faces, weights = _meshed(cells)
     lengths, girths = _proportions(subject)
     moved = np.zeros_like(vertices)
     turns, places = {}, {}
@@ -125,6 +124,7 @@ def figure_pair(
     return Pair(shuffled, source, fixed_labels=order, moving_labels=labels)
 
 
+@checked(swing=(0.0, 180.0), count=(8, 10**7))
 def two_legs(swing: float = 45.0, count: int = 2000, seed: int = 0) -> Pair:
     """Two upright tubes side by side that swing apart, one forward and one backward.
 
@@ -139,8 +139,6 @@ def two_legs(swing: float = 45.0, count: int = 2000, seed: int = 0) -> Pair:
         A pair of clouds with normals; labels are the leg's number, and landmarks all points, fixed
         and moving in corresponding order.
     """
-    not_negative("swing", swing)
-    at_least("count", count, 8)
     random = np.random.default_rng(seed)
     legs, normals, labels, swung, swung_normals = [], [], [], [], []
     for label, side in enumerate((-0.13, 0.13)):

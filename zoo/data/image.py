@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from zoo.geometry import Grid
-from zoo.ops.arguments import checked, increasing, one_of, positive, real_array, shown
+from zoo.ops.arguments import checked, increasing, one_of, positive, shown
+from zoo.ops.array_arguments import real_array
 
 EXACT = 2**24  # up to which float32 holds every whole number
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601

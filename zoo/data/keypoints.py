@@ -13,15 +13,8 @@ from scipy.spatial.distance import cdist
 from scipy.spatial.transform import Rotation
 
 from zoo.data.fields import Seed
-from zoo.ops.arguments import (
-    MOST,
-    between,
-    checked,
-    not_negative,
-    positive,
-    real_array,
-    real_points,
-)
+from zoo.ops.arguments import MOST, between, checked, not_negative, positive
+from zoo.ops.array_arguments import real_array, real_points
 
 
 @checked(count=(1, MOST), neighbours=(2, MOST), rivals=(2, MOST), least=(1, MOST))

@@ -12,7 +12,8 @@ import numpy as np
 from zoo.data.image import EXACT, Image, resample_array, smoothed
 from zoo.data.scan import READABLE, Scan, as_scan
 from zoo.geometry import Grid
-from zoo.ops.arguments import one_of, real_array, real_points, shown
+from zoo.ops.arguments import one_of, shown
+from zoo.ops.array_arguments import real_array, real_points
 
 EXTENT_RATIO = 50  # clouds that differ by more are probably in different units
 

@@ -9,7 +9,8 @@ import numpy as np
 from zoo.data.image import Image
 from zoo.data.pair import Pair
 from zoo.geometry import Grid
-from zoo.ops.arguments import MOST, checked, few_enough, positive
+from zoo.ops.arguments import MOST, checked, positive
+from zoo.ops.array_arguments import few_enough
 
 
 @checked(shape=(1, MOST), spacing=positive)

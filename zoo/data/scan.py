@@ -13,7 +13,8 @@ from zoo.io.meshes import MESH_SUFFIXES, load_mesh
 from zoo.io.meshes import read_mesh as read_mesh
 from zoo.io.meshes import write_mesh as write_mesh
 from zoo.io.vtk import read_vtk_points
-from zoo.ops.arguments import at_least, between, checked, real_array, shown
+from zoo.ops.arguments import at_least, between, checked, shown
+from zoo.ops.array_arguments import real_array
 
 TABLE_SUFFIXES = (".xyz", ".npy", ".npz")
 LARGEST = 1e30

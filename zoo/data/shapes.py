@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from zoo.data.scan import Scan
-from zoo.ops.arguments import checked, positive, real_array, real_points
+from zoo.ops.arguments import checked, positive
+from zoo.ops.array_arguments import real_array, real_points
 
 COUNT = 10**8  # at most so many points
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from zoo.io import written_whole
 from zoo.ops.arguments import positive
+from zoo.ops.array_arguments import real_array
 
 MAGIC, VERSION, JSON_CHUNK, BINARY_CHUNK = 0x46546C67, 2, 0x4E4F534A, 0x004E4942
 FLOAT, UNSIGNED_INT = 5126, 5125
@@ -41,11 +42,9 @@ def write_animation(
     if path.suffix.lower() != ".glb":
         raise ValueError(f"path must end in .glb, not {path.name!r}.")
     positive("seconds", seconds)
-    shapes = np.asarray(shapes, dtype=np.float64)
+    shapes = real_array("shapes", shapes).astype(np.float64)
     if shapes.ndim != 3 or len(shapes) < 2 or shapes.shape[2] != 3 or not shapes.shape[1]:
         raise ValueError(f"shapes must have the shape [2 or more, n, 3], not {shapes.shape}.")
-    if not np.isfinite(shapes).all():
-        raise ValueError("shapes must be finite, but hold NaN or infinity.")
     place = shapes[0].mean(axis=0)
     parts = _Buffer()
     first = parts.add((shapes[0] - place).astype(np.float32), VERTICES, limits=True)

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import keras
 from keras import initializers, ops
 
-from zoo.ops.arguments import checked, few_enough, one_of, positive
+from zoo.ops.arguments import checked, one_of, positive
+from zoo.ops.array_arguments import few_enough
 
 ACTIVATIONS = ("softplus", "relu", "leaky_relu")
 INITIALISATIONS = ("geometric", "he")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import keras
 
-from zoo.ops.arguments import checked, real_tensor
+from zoo.ops.arguments import checked
+from zoo.ops.array_arguments import real_tensor
 from zoo.ops.sampling import compose
 
 
@@ -16,6 +17,8 @@ def check_displacement(shape, name: str) -> None:
             f"{name} must be [batch, *spatial, rank] with 2 or 3 spatial axes and one component "
             f"for each, not {tuple(shape)}."
         )
+    if 0 in tuple(shape):
+        raise ValueError(f"{name} must not be empty; its shape is {tuple(shape)}.")
 
 
 @keras.saving.register_keras_serializable(package="zoo")
@@ -51,6 +54,7 @@ class ScalingAndSquaring(keras.layers.Layer):
 
     def call(self, velocity, inverse: bool = False):
         real_tensor("velocity", velocity)
+        check_displacement(velocity.shape, "velocity")
         displacement = velocity * ((-1.0 if inverse else 1.0) / 2**self.steps)
         for _ in range(self.steps):
             displacement = compose(displacement, displacement)

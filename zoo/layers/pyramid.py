@@ -17,7 +17,8 @@ from keras import ops
 
 from zoo.layers.integration import check_displacement
 from zoo.ops import kernels
-from zoo.ops.arguments import at_least, between, checked, not_negative, real_tensor
+from zoo.ops.arguments import at_least, between, checked, not_negative
+from zoo.ops.array_arguments import real_tensor
 
 
 def downsample(image, sigma: float = 1.0):

@@ -8,7 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from zoo.ops.arguments import at_least, one_of, positive
+from zoo.ops.arguments import checked, one_of
+from zoo.ops.array_arguments import few_enough
 
 ACTIVATIONS = {
     "relu": (ops.relu, lambda x: ops.cast(x > 0, x.dtype)),
@@ -61,6 +62,7 @@ class ResidualFlow(keras.layers.Layer):
         ValueError: for an argument out of range.
     """
 
+    @checked(blocks=(1, 1024), width=(1, 2**14), substeps=(1, 1024), codes=(0, 2**14))
     def __init__(
         self,
         dims: int = 3,
@@ -76,17 +78,14 @@ class ResidualFlow(keras.layers.Layer):
     ):
         super().__init__(autocast=False, **{**kwargs, "dtype": "float32"})
         self.dims = one_of("dims", dims, (2, 3))
-        for name, value in (("blocks", blocks), ("width", width), ("substeps", substeps)):
-            at_least(name, value, 1)
-        self.blocks, self.width, self.substeps = int(blocks), int(width), int(substeps)
+        few_enough("blocks and width", (blocks, width, width))
+        self.blocks, self.width, self.substeps = blocks, width, substeps
         self.nonlinearities = one_of("nonlinearities", nonlinearities, (1, 2))
         self.activation = one_of("activation", activation, ACTIVATIONS)
         self.integrator = one_of("integrator", integrator, INTEGRATORS)
-        positive("lipschitz", lipschitz, optional=True)
-        if lipschitz is not None and not lipschitz < 1:
-            raise ValueError(f"lipschitz must be below 1 or None, not {lipschitz!r}.")
-        self.lipschitz = lipschitz
-        self.codes = int(at_least("codes", codes, 0))
+        if lipschitz is not None and not 0 < lipschitz < 1:
+            raise ValueError(f"lipschitz must lie between 0 and 1 or be None, not {lipschitz!r}.")
+        self.lipschitz, self.codes = lipschitz, codes
         self._act, self._slope = ACTIVATIONS[activation]
 
     def build(self, input_shape=None):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import keras
 from keras import ops
 
-from zoo.ops.arguments import checked, real_array, real_tensor
+from zoo.ops.arguments import checked
+from zoo.ops.array_arguments import real_array, real_tensor
 from zoo.ops.derivatives import spatial_rank
 from zoo.ops.splatting import known
 

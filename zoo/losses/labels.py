@@ -9,7 +9,8 @@ import numpy as np
 from keras import ops
 
 from zoo.losses.base import MaskedLoss
-from zoo.ops.arguments import between, checked, label_values, real_array, real_tensor
+from zoo.ops.arguments import between, checked, label_values
+from zoo.ops.array_arguments import real_array, real_tensor
 
 MOST_LABELS = 2**16  # each of which gets a channel
 

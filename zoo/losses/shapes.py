@@ -12,7 +12,7 @@ from keras import ops
 
 from zoo.losses.base import blank, check_same, weighted_mean
 from zoo.losses.clouds import CloudLoss, gathered, hidden, visible
-from zoo.ops.arguments import at_least, not_negative, one_of, positive
+from zoo.ops.arguments import at_least, checked, not_negative, one_of, positive
 from zoo.ops.gradients import norm
 from zoo.ops.neighbours import nearest_both_ways
 from zoo.ops.splatting import known
@@ -64,6 +64,7 @@ class Correspondence(CloudLoss):
         ValueError: when called with clouds of different shapes.
     """
 
+    @checked()
     def __init__(
         self, reduction: str | None = "sum_over_batch_size", name: str | None = "correspondence"
     ):
@@ -98,6 +99,7 @@ class FeatureChamfer(_ShapeLoss):
         ValueError: for a bad argument, and when called with tables that do not fit.
     """
 
+    @checked()
     def __init__(
         self,
         rank: int = 3,
@@ -145,6 +147,7 @@ class NormalChamfer(FeatureChamfer):
         ValueError: for a bad argument, and when called with tables that do not fit.
     """
 
+    @checked()
     def __init__(
         self,
         rank: int = 3,
@@ -205,6 +208,7 @@ class Sinkhorn(CloudLoss):
         ValueError: for a bad argument, and when called with clouds that do not fit.
     """
 
+    @checked()
     def __init__(
         self,
         blur: float = 0.02,
@@ -298,6 +302,7 @@ class Varifold(_ShapeLoss):
         ValueError: for a bad argument, and when called with tables that do not fit.
     """
 
+    @checked()
     def __init__(
         self,
         rank: int = 3,

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import ndimage
 
-from zoo.ops.arguments import MOST, checked, one_of, positive, real_array
+from zoo.ops.arguments import MOST, checked, one_of, positive
+from zoo.ops.array_arguments import real_array
 
 SDLOGJ_DEFINITIONS = ("clipped", "positive")
 

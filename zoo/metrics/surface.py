@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial import cKDTree
 
-from zoo.ops.arguments import checked, positive, real_points
+from zoo.ops.arguments import checked, positive
+from zoo.ops.array_arguments import real_points
 
 # The nnabla reproduction of IGR publishes a table of these distances that is no target: its
 # evaluator compares a mesh turned by 90 degrees with the unturned cloud.

@@ -29,7 +29,7 @@ from zoo.data.pair import Pair
 from zoo.data.pairs import RepeatedBatch
 from zoo.geometry import Grid
 from zoo.layers.lattice import SQUARINGS, displacement_at
-from zoo.ops.arguments import at_least, between, checked, one_of, real_array, real_tensor
+from zoo.ops.arguments import at_least, between, checked, one_of
 from zoo.ops.closest_points import align_clouds
 from zoo.registration import Registration
 from zoo.registration.fitting import Training, half_cosine
@@ -128,7 +128,7 @@ class DiVRoC(Registration):
                 FutureWarning,
                 stacklevel=2,
             )
-        self.data, self.start, self.velocity = data, start, bool(velocity)
+        self.data, self.start, self.velocity = data, start, velocity
         self.power, self.squash, self.points = power, squash, points
         self.held_out, self.patience, self.seed = held_out, patience, seed
         self.own_stages = None if stages is None else as_stages(stages)
@@ -179,10 +179,6 @@ class DiVRoC(Registration):
         Raises:
             ValueError: for an array of another shape.
         """
-        if not isinstance(x, Pair | Mapping | keras.utils.PyDataset):
-            real_tensor("x", x)
-        if isinstance(x, np.ndarray):
-            real_array("x", x)
         shape = getattr(x, "shape", None)
         if shape is not None and (len(shape) != 3 or shape[-1] != self.dims):
             raise ValueError(

@@ -28,7 +28,8 @@ from scipy.spatial import cKDTree
 from zoo.data.scan import Scan
 from zoo.data.shapes import sphere
 from zoo.layers.coordinate_mlp import CoordinateMLP
-from zoo.ops.arguments import MOST, checked, not_negative, positive, real_array, shown
+from zoo.ops.arguments import MOST, checked, not_negative, positive, shown
+from zoo.ops.array_arguments import real_array
 from zoo.ops.gradients import norm
 from zoo.surface import Surface
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from keras import ops
 
 from zoo.ops import kernels
-from zoo.ops.arguments import between, one_of, real_tensor
+from zoo.ops.arguments import between, one_of
+from zoo.ops.array_arguments import real_tensor
 
 SCHEMES = ("central", "forward")
 

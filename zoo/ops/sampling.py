@@ -12,7 +12,8 @@ import numpy as np
 from keras import ops
 
 from zoo.ops import kernels
-from zoo.ops.arguments import one_of, real_tensor
+from zoo.ops.arguments import one_of
+from zoo.ops.array_arguments import real_tensor
 from zoo.ops.compiling import on_accelerator
 from zoo.ops.derivatives import spatial_rank
 

@@ -16,15 +16,8 @@ from keras import ops
 from scipy.ndimage import distance_transform_edt
 
 from zoo.ops import kernels, sampling
-from zoo.ops.arguments import (
-    few_enough,
-    not_negative,
-    one_of,
-    positive,
-    real_tensor,
-    shown,
-    whole_numbers,
-)
+from zoo.ops.arguments import not_negative, one_of, positive, shown, whole_numbers
+from zoo.ops.array_arguments import few_enough, real_tensor
 
 # Gain of each squash that is used unless one is given.
 GAINS = {"tanh": 0.25, "sigmoid": 1.0, "scaled": 0.2}

@@ -7,16 +7,8 @@ from collections.abc import Collection, Iterable, Mapping
 import keras
 import numpy as np
 
-from zoo.ops.arguments import (
-    MOST,
-    at_least,
-    between,
-    not_negative,
-    one_of,
-    real_array,
-    real_tensor,
-    shown,
-)
+from zoo.ops.arguments import MOST, at_least, between, not_negative, one_of, shown
+from zoo.ops.array_arguments import real_array, real_tensor
 
 MOST_EPOCHS = 10**7
 
@@ -56,7 +48,9 @@ def check_inputs(name: str, value) -> None:
             raise ValueError(f"{name} must not be empty.")
     # A data set may have a shape as well, that of what it yields.
     elif not (hasattr(value, "shape") and hasattr(value, "dtype")):
-        if isinstance(value, str | bytes | list) or not isinstance(value, Iterable):
+        if isinstance(value, str | bytes | list | tuple) or not isinstance(
+            value, Iterable | keras.utils.PyDataset
+        ):
             raise ValueError(
                 f"{name} must be a container of the zoo, an array or a data set, not "
                 f"{shown(value)}."

@@ -298,6 +298,7 @@ class Registration(Model):
             in world units.
         """
         if not isinstance(x, Pair):
+            check_inputs("x", x)
             self.check_arrays(x)
             images = isinstance(x, Mapping) and "fixed" in x and set(kwargs) <= {"verbose"}
             if images and len(x["fixed"]) <= FEW:

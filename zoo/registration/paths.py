@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from zoo.ops.arguments import at_least
+from zoo.ops.array_arguments import real_array
 
 
 def path_lengths(path: np.ndarray) -> np.ndarray:
@@ -64,9 +65,7 @@ def resampled(path: np.ndarray, count: int) -> np.ndarray:
 
 
 def _checked(path) -> np.ndarray:
-    path = np.asarray(path, dtype=np.float64)
+    path = real_array("path", path).astype(np.float64)
     if path.ndim != 3 or len(path) < 2 or path.shape[2] not in (2, 3):
         raise ValueError(f"path must have the shape [steps + 1, n, dims], not {path.shape}.")
-    if not np.isfinite(path).all():
-        raise ValueError("path must be finite, but holds NaN or infinity.")
     return path

@@ -8,15 +8,8 @@ from zoo.layers.activations import EXTRAPOLATIONS
 from zoo.layers.intensities import INTENSITIES
 from zoo.layers.variational_unit import ACTIVATIONS
 from zoo.losses.tables import PENALTIES, SIMILARITIES
-from zoo.ops.arguments import (
-    MOST,
-    few_enough,
-    increasing,
-    label_values,
-    not_negative,
-    one_of,
-    positive,
-)
+from zoo.ops.arguments import MOST, increasing, label_values, not_negative, one_of, positive
+from zoo.ops.array_arguments import few_enough
 from zoo.ops.correlation import PADDINGS
 
 CHOICES = {
