@@ -58,7 +58,9 @@ def settings(name: str, texts: list[str]) -> dict:
     given = parts(name)
     fresh = {part: _arguments_of(part) for part in given if not zoo.api.is_preset(part)}
     if texts and not fresh:
-        raise ValueError("--set configures a fresh method; a preset has its configuration.")
+        raise ValueError(
+            f"--set configures a fresh method, not {name!r}: a preset has its configuration."
+        )
     config = {}
     for text in texts:
         key, found, value = text.partition("=")

@@ -77,6 +77,8 @@ def evaluate(options):
     if options.truth.suffix.lower() == ".csv":
         evaluate_pairs(options)
         return
+    if options.truth.is_dir():
+        raise IsADirectoryError(f"truth: {str(options.truth)!r} is a folder, not a scan or a .csv.")
     if options.set:
         raise ValueError("--set configures a fresh method; a scan is evaluated with a preset.")
     _check_between("samples", options.samples, SAMPLES)
