@@ -65,7 +65,7 @@ def test_legs_swing_rigidly_apart():
         (lambda: articulated_figure("jump"), "pose must be one of"),
         (lambda: articulated_figure({"tail": (0, 0, 1)}), "pose must be one of"),
         (lambda: articulated_figure(subject=-1), "subject must"),
-        (lambda: two_legs(-1.0), "swing must lie between"),
+        (lambda: two_legs(-1.0), "swing must be at least"),
     ],
 )
 def test_bad_arguments_are_named(make, words):

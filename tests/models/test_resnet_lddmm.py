@@ -65,7 +65,7 @@ def test_nothing_folds_and_the_inverse_is_exact(figures):
 
 def test_the_path_begins_at_the_source_and_ends_where_points_move(figures):
     pair, model = figures
-    path = model.path(pair.moving)
+    path = model.trajectory(pair.moving)
     assert path.shape == (11, len(pair.moving), 3)
     assert np.array_equal(path[0], pair.moving.points)
     np.testing.assert_allclose(path[-1], model.transform(pair).move(pair.moving.points))

@@ -11,7 +11,7 @@ def write_path(model, pair, out: Path) -> dict[str, float]:
     """Writes the shapes on the way, an animation of them, and a strip picture.
 
     Args:
-        model: with a `path` of points, after a fit.
+        model: with a `trajectory` of points, after a fit.
         pair: that it was fitted to.
         out: folder in which `path/*.ply`, `path.glb` and `path.png` are put; in the plane the
             picture alone.
@@ -27,7 +27,7 @@ def write_path(model, pair, out: Path) -> dict[str, float]:
     from zoo.view.paths import path_figure
 
     faces, target = pair.moving.faces, pair.fixed
-    path = model.path(pair.moving.points)
+    path = model.trajectory(pair.moving.points)
     path_figure(path, out / PICTURE, faces, target.points, target.faces)
     if pair.rank == 3:
         write_animation(out / ANIMATION, path, faces)

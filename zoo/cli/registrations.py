@@ -158,8 +158,7 @@ def register(options):
         _write_cloud(options.out / moved, measured.moved_points, pair.moving.faces)
     _draw(measured, options.out / "registration.png")
     remove_path(options.out)  # Of a run that --overwrite replaces.
-    # Every model of Keras has a path by that name, a text.
-    if callable(getattr(model, "path", None)):
+    if hasattr(model, "trajectory"):
         results |= write_path(model, left, options.out)
     with written_whole(options.out / "results.json") as partial:
         partial.write_text(dumps(results) + "\n")

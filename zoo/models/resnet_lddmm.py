@@ -56,7 +56,7 @@ class ResNetLDDMM(Registration):
     """Diffeomorphic registration of one pair of meshes, clouds or contours, by optimisation.
 
     `fit(pair)` registers, `transform(pair)` carries any points along: `move` is the flow itself,
-    `pull` its exact inverse. `path` gives the shapes on the way. Faces of either shape are used
+    `pull` its exact inverse. `trajectory` gives the shapes on the way. Faces of either shape are used
     where they are there: to draw points evenly and for features; vertices keep number and order.
 
     Args:
@@ -373,7 +373,7 @@ class ResNetLDDMM(Registration):
         grid = Grid((LATTICE,) * self.dims, (side,) * self.dims, origin)
         return Mapped(self._pulled, self._moved, grid)
 
-    def path(self, points) -> np.ndarray:
+    def trajectory(self, points) -> np.ndarray:
         """Where points are after every block, from where they are given to where they end.
 
         Args:
