@@ -56,8 +56,9 @@ class ResNetLDDMM(Registration):
     """Diffeomorphic registration of one pair of meshes, clouds or contours, by optimisation.
 
     `fit(pair)` registers, `transform(pair)` carries any points along: `move` is the flow itself,
-    `pull` its exact inverse. `trajectory` gives the shapes on the way. Faces of either shape are used
-    where they are there: to draw points evenly and for features; vertices keep number and order.
+    `pull` its exact inverse. `trajectory` gives the shapes on the way. Faces of either shape are
+    used where they are there, to draw points evenly and for features; vertices keep number and
+    order.
 
     Args:
         dims: 2 or 3.
