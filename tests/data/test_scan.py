@@ -276,3 +276,11 @@ def test_columns_that_are_no_normals_are_refused(tmp_path):
 def test_tiny_scans_do_not_split():
     with pytest.raises(ValueError, match="fewer than two of the 3 points"):
         zoo.Scan(np.eye(3)).split()
+
+
+def test_an_archive_that_declares_too_much_is_not_unpacked(tmp_path, monkeypatch):
+    path = tmp_path / "bomb.npz"
+    np.savez_compressed(path, points=np.zeros((10_000, 3)))
+    monkeypatch.setattr("zoo.data.scan.MOST_BYTES", 100_000)
+    with pytest.raises(ValueError, match="declares 2.* bytes when unpacked"):
+        zoo.Scan.read(path)

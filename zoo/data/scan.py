@@ -15,9 +15,11 @@ from zoo.io.meshes import write_mesh as write_mesh
 from zoo.io.vtk import read_vtk_points
 from zoo.ops.arguments import at_least, between, checked, shown
 from zoo.ops.array_arguments import real_array
+from zoo.ops.stored import check_archive
 
 TABLE_SUFFIXES = (".xyz", ".npy", ".npz")
 LARGEST = 1e30
+MOST_BYTES = 2**32  # that an .npz may unpack to
 READABLE = (*MESH_SUFFIXES, *TABLE_SUFFIXES, ".vtk")
 
 
@@ -286,6 +288,7 @@ def _ply_normals(cloud) -> np.ndarray | None:
 
 def _read_table(path: Path, suffix: str) -> dict:
     if suffix == ".npz":
+        check_archive(path, MOST_BYTES)
         with np.load(path, allow_pickle=False) as archive:
             if "points" not in archive:
                 raise ValueError(f"no array 'points', only {sorted(archive)}")
