@@ -409,12 +409,17 @@ class Model(Released):
         np.savez_compressed(path, **golden)
 
     def _save_weights_alone(self, path: Path):
-        # Keras stores the optimiser's moments beside the weights; a preset does not need them.
-        optimizer, self.optimizer = self.optimizer, None
+        # Keras stores the optimiser's moments beside the weights; a preset does not need them, nor
+        # those of the parts of a chain.
+        trained = [each for each in self._flatten_layers() if getattr(each, "optimizer", None)]
+        optimizers = [each.optimizer for each in trained]
+        for each in trained:
+            each.optimizer = None
         try:
             self.save_weights(path)
         finally:
-            self.optimizer = optimizer
+            for each, optimizer in zip(trained, optimizers, strict=True):
+                each.optimizer = optimizer
 
 
 def _as_list(callbacks) -> list:
