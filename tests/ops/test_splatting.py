@@ -362,7 +362,7 @@ def test_the_layer_in_a_saved_model(tmp_path):
     [
         ({"shape": (5,)}, "two or three sizes"),
         ({"shape": (5, 1, 3)}, "sizes of at least 2"),
-        ({"sigma": -1.0}, "sigma must not be negative"),
+        ({"sigma": -1.0}, "sigma must (not be negative|be at least 0)"),
         ({"squash": "relu"}, "squash must be one of"),
         ({"gain": 0.0}, "gain must be positive"),
     ],

@@ -45,7 +45,7 @@ DATA = ("features", "chamfer", "normals", "sinkhorn", "varifold", "correspondenc
 EPOCH = 10  # steps
 CHUNK = 4096  # points that flow at a time
 FADED = 0.7  # of the training, after which features have no say any more
-WIDE, NARROW = 0.25, 0.02  # kernel of varifolds at first and at last, in half sides of the box
+WIDE, NARROW = 0.25, 0.08  # kernel of varifolds at first and at last, in half sides of the box
 MARGIN = 1.1  # of the frame around both shapes
 JUDGED = 5000  # points that suffice to tell whether a registration helps
 QUICK, SETTLED = (12, 0), 3e-6  # steps of the inverse for most points, and what they may leave
@@ -226,7 +226,12 @@ class ResNetLDDMM(Registration):
                 length = ops.sqrt(ops.sum(ops.square(facing), axis=-1, keepdims=True) + 1e-20)
                 facing = facing / length
             fixed = ops.concatenate([fixed, normal], axis=-1)
-            return loss(fixed, ops.concatenate([moved, facing], axis=-1))
+            unlike = loss(fixed, ops.concatenate([moved, facing], axis=-1))
+            if self.data == "normals":
+                return unlike
+            # Relative to the target's own square, and in squared units of length.
+            nothing = ops.concatenate([fixed[..., : self.dims], ops.zeros_like(normal)], axis=-1)
+            return WIDE**2 * unlike / loss(fixed, nothing)
         return loss(fixed, moved)
 
     def default_optimizer(self):
@@ -256,8 +261,9 @@ class ResNetLDDMM(Registration):
         """
         self.doubts = []
         batches = self._batches(pair, epochs or math.ceil(self.steps / EPOCH))
+        # Before it begins: what an interrupted training left is restored as it does.
+        self.flow.restart(self.seed)
         with training:
-            self.flow.restart(self.seed)
             count, told = batches.total // EPOCH, [TellEpoch(batches)]
             training.stage(self, batches, count, decay=half_cosine(0.05), callbacks=told)
         self._judge(pair)
