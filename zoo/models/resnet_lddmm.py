@@ -136,7 +136,8 @@ class ResNetLDDMM(Registration):
                 "features": FeatureChamfer,
                 "chamfer": FeatureChamfer,
                 "normals": NormalChamfer,
-                "varifold": Varifold,
+                # Its positions come in widths of the kernel.
+                "varifold": lambda rank: Varifold(rank, sigma=1.0),
             }.get(data, lambda rank: Sinkhorn() if data == "sinkhorn" else Correspondence())(dims),
             trace=compiled(lambda points: tuple(self.flow.trace(points)[0][1:]), self.flow),
             invert=compiled(lambda points: (self.flow.invert(points, steps=QUICK),), self.flow),
@@ -216,15 +217,15 @@ class ResNetLDDMM(Registration):
             return loss(ops.concatenate([fixed, scale * x["fixed_features"]], axis=-1), moved)
         if self.data in ("normals", "varifold"):
             facing = surface_elements(y_pred["turns"][-1][:, :, : self.dims - 1])
+            # Every draw keeps its share of the area: a shape that may lose it would rather vanish.
+            length = ops.sqrt(ops.sum(ops.square(facing), axis=-1, keepdims=True) + 1e-20)
+            facing = facing / length
             normal = x["fixed_frames"][:, :, -1]
             if self.data == "varifold":
-                # Positions in widths of the kernel, areas as shares of the drawn ones.
-                width, count = x["width"][:, None], self.points
+                # Positions in widths of the kernel.
+                width = x["width"][:, None]
                 moved, fixed = moved / width, fixed / width
-                facing, normal = facing / count, normal / count
-            else:
-                length = ops.sqrt(ops.sum(ops.square(facing), axis=-1, keepdims=True) + 1e-20)
-                facing = facing / length
+                facing, normal = facing / self.points, normal / self.points
             fixed = ops.concatenate([fixed, normal], axis=-1)
             unlike = loss(fixed, ops.concatenate([moved, facing], axis=-1))
             if self.data == "normals":
