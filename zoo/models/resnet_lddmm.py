@@ -287,9 +287,11 @@ class ResNetLDDMM(Registration):
                 )
             moving.features = self._placed(pair.fixed.points)
         elif self.data == "features" and self.dims == 3:
+            # Features of a mesh and of a bare cloud do not compare.
+            as_cloud = pair.moving.faces is None or pair.fixed.faces is None
             signatures = [
-                wave_kernel_signatures(getattr(pair, side), self.features)
-                for side in ("moving", "fixed")
+                wave_kernel_signatures(scan, self.features, as_cloud=as_cloud)
+                for scan in (pair.moving, pair.fixed)
             ]
             moving.features, fixed.features = standardised(*signatures)
         elif self.data in ("normals", "varifold"):
