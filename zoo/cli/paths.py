@@ -1,4 +1,4 @@
-"""What `zoo register` writes of a method that moves shapes along a path."""
+"""What `zoo register` writes of a method that moves shapes along a path, and `zoo view` reads."""
 
 from __future__ import annotations
 
@@ -40,6 +40,37 @@ def write_path(model, pair, out: Path) -> dict[str, float]:
                 mesh = trimesh.Trimesh(shape, faces, process=False)
             write_mesh(mesh, folder / f"{number:0{digits}d}.ply")
     return {"path_length": path_length(path), "path_energy": path_energy(path)}
+
+
+def read_path(folder: Path):
+    """The shapes that `write_path` has put into a folder.
+
+    Args:
+        folder: of one mesh or cloud for each step, in the order of their names; or the one that
+            `zoo register` wrote, which holds it.
+
+    Returns:
+        `(path, faces)`: float64 `[steps + 1, n, 3]`, and `[m, 3]` or None.
+
+    Raises:
+        FileNotFoundError: for a folder without two shapes.
+        ValueError: for shapes with other numbers of vertices.
+    """
+    import numpy as np
+
+    from zoo.data.scan import Scan
+
+    folder = folder / FOLDER if (folder / FOLDER).is_dir() else folder
+    files = sorted(folder.glob("*.ply"))
+    if len(files) < 2:
+        raise FileNotFoundError(f"--path: {str(folder)!r} holds no two .ply of a path.")
+    shapes = [Scan.read(file) for file in files]
+    for file, shape in zip(files, shapes, strict=True):
+        if len(shape) != len(shapes[0]):
+            raise ValueError(
+                f"--path: {file.name} has {len(shape)} vertices, {files[0].name} {len(shapes[0])}."
+            )
+    return np.stack([shape.points for shape in shapes]), shapes[0].faces
 
 
 def remove_path(out: Path) -> None:

@@ -105,7 +105,9 @@ def add_parsers(commands):
     sub = command(commands, "view", view, "a picture of a pair, and of what a transform does to it")
     _add_pair(sub)
     sub.add_argument("--transform", type=source)
-    sub.add_argument("--out", type=place, required=True, help="the .png to write")
+    sub.add_argument("--path", type=source, help="the shapes on the way instead: a folder of them")
+    sub.add_argument("--window", action="store_true", help="open the path with a slider")
+    sub.add_argument("--out", type=place, help="the .png to write")
 
 
 def companions() -> tuple[str, ...]:
@@ -243,10 +245,18 @@ def jacobian(options):
 def view(options):
     import zoo
 
-    if options.out.suffix.lower() != ".png":
-        raise ValueError(f"--out must end in .png, not {options.out.name!r}.")
-    check_file(options.out)
+    if options.window and options.path is None:
+        raise ValueError("--window shows a path: give --path too.")
+    if options.out is None and not options.window:
+        raise ValueError("--out is needed: the .png to write.")
+    if options.out is not None:
+        if options.out.suffix.lower() != ".png":
+            raise ValueError(f"--out must end in .png, not {options.out.name!r}.")
+        check_file(options.out)
     pair = _read_pair(options)
+    if options.path is not None:
+        _view_path(options, pair)
+        return
     load_keras()
     from zoo.registration import Measured
     from zoo.transform import Affine
@@ -254,10 +264,26 @@ def view(options):
     transform = None if options.transform is None else zoo.Transform.load(options.transform)
     measured = Measured(transform or Affine.identity(pair.rank), pair)
     _draw(measured, options.out, before_only=transform is None)
-    if options.json:
-        print(json.dumps({"out": str(options.out)}))
-    else:
-        print(options.out)
+    _print_place(options)
+
+
+def _view_path(options, pair):
+    """The picture of a path, or a window with a slider."""
+    from zoo.cli.paths import read_path
+    from zoo.view.paths import path_figure, show_path
+
+    if pair.is_images:
+        raise ValueError("--path is of shapes: fixed and moving must be meshes or clouds.")
+    path, faces = read_path(options.path)
+    if options.window:
+        show_path(path, faces, pair.fixed.points)
+    if options.out is not None:
+        path_figure(path, options.out, faces, pair.fixed.points, pair.fixed.faces)
+        _print_place(options)
+
+
+def _print_place(options):
+    print(json.dumps({"out": str(options.out)}) if options.json else options.out)
 
 
 def evaluate_pairs(options):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -143,9 +143,78 @@ class ShapeDraws(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         random = np.random.default_rng((self.seed, self.epoch, index))
-        batch = dict(self.constants)
-        for side, shape in self.shapes.items():
-            for name, values in shape.draw(self.points, random).items():
-                batch[f"{side}_{name}"] = values[None]
+        batch = self.constants | _drawn(self.shapes, self.points, random)
         progress = (self.epoch * self.steps + index) / max(self.total - 1, 1)
         return (batch | dict(self.schedule(min(progress, 1.0))),)
+
+
+class CohortDraws(keras.utils.PyDataset):
+    """New points of some pairs of a cohort for every step, each step at another progress.
+
+    A batch depends on the seed, the epoch and the index alone.
+
+    Args:
+        pairs: of every pair its `(moving, fixed, constants)`, see `ShapeDraws`; asked for once.
+        points: of each shape in every step.
+        batch_size: pairs in every step.
+        steps: of an epoch.
+        schedule: see `ShapeDraws`; it is asked at random, as one flow serves all.
+        seed: of the draws.
+
+    Attributes:
+        epoch: to be told by whoever trains.
+
+    Raises:
+        ValueError: when batches are made of pairs that cannot be stacked.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Callable[[], tuple[Shape, Shape, Mapping]]],
+        points: int,
+        batch_size: int,
+        steps: int,
+        schedule: Callable[[float], Mapping[str, np.ndarray]],
+        seed: int = 0,
+    ):
+        super().__init__()
+        at_least("points", points, 1)
+        self.pairs, self.points, self.seed = list(pairs), points, seed
+        self.batch_size, self.steps, self.schedule = min(batch_size, len(pairs)), steps, schedule
+        self.epoch = 0
+        self._made: dict[int, tuple[Shape, Shape, Mapping]] = {}
+
+    def __len__(self):
+        return self.steps
+
+    def __getitem__(self, index):
+        random = np.random.default_rng((self.seed, self.epoch, index))
+        members = random.choice(len(self.pairs), self.batch_size, replace=False)
+        rows = []
+        for member in members.tolist():
+            if member not in self._made:
+                self._made[member] = self.pairs[member]()
+            moving, fixed, constants = self._made[member]
+            drawn = _drawn({"moving": moving, "fixed": fixed}, self.points, random)
+            rows.append(dict(constants) | drawn | {"member": np.array([[member]], np.int32)})
+        for member, row in zip(members, rows, strict=True):
+            for name in rows[0].keys() | row.keys():
+                shapes = [each[name].shape if name in each else None for each in (rows[0], row)]
+                if shapes[0] != shapes[1]:
+                    raise ValueError(
+                        f"pairs of a cohort must have the same of everything, but pair {member} "
+                        f"has {name} {shapes[1]}, pair {members[0]} {shapes[0]}."
+                    )
+        batch = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+        scheduled = dict(self.schedule(float(random.random())))
+        repeated = {name: np.repeat(row, len(rows), axis=0) for name, row in scheduled.items()}
+        return (batch | repeated,)
+
+
+def _drawn(shapes: Mapping[str, Shape], points: int, random) -> dict[str, np.ndarray]:
+    """A draw of each shape as a batch of one."""
+    batch = {}
+    for side, shape in shapes.items():
+        for name, values in shape.draw(points, random).items():
+            batch[f"{side}_{name}"] = values[None]
+    return batch

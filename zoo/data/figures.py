@@ -101,8 +101,8 @@ def articulated_figure(
 
 
 def figure_pair(
-    fixed: str = "step",
-    moving: str = "rest",
+    fixed: str | Mapping[str, tuple[float, float, float]] = "step",
+    moving: str | Mapping[str, tuple[float, float, float]] = "rest",
     fixed_subject: int = 0,
     moving_subject: int = 0,
     cells: int = CELLS,
@@ -122,6 +122,34 @@ def figure_pair(
     shuffled = Scan(target.points[order], faces=np.argsort(order)[target.faces], name=target.name)
     labels = np.arange(len(target))
     return Pair(shuffled, source, fixed_labels=order, moving_labels=labels)
+
+
+def random_pose(seed: int) -> dict[str, tuple[float, float, float]]:
+    """A pose that a walking, waving or gesturing figure might have, for `articulated_figure`.
+
+    Args:
+        seed: of the angles; a figure is as likely to lean to the left as to the right.
+    """
+    random = np.random.default_rng(seed)
+    pose = {}
+    for side, sign in (("left", 1), ("right", -1)):
+        pose[f"{side}_thigh"] = (random.uniform(-60, 40), 0.0, sign * random.uniform(0, 20))
+        pose[f"{side}_shin"] = (random.uniform(0, 60), 0.0, 0.0)
+        pose[f"{side}_arm"] = (0.0, random.uniform(-30, 30), random.uniform(-60, 60))
+        pose[f"{side}_forearm"] = (0.0, 0.0, sign * random.uniform(0, 60))
+    return pose
+
+
+def random_figures(seed: int, cells: int = CELLS) -> Pair:
+    """A random subject at rest, to be moved onto another one in a random pose.
+
+    Args:
+        seed: of subjects and pose.
+        cells: see `articulated_figure`.
+    """
+    moving, fixed = (int(each) for each in np.random.default_rng(seed).integers(1, 10**6, 2))
+    pose = random_pose(seed)
+    return figure_pair(pose, fixed_subject=fixed, moving_subject=moving, cells=cells)
 
 
 @checked(swing=(0.0, 180.0), count=(8, 10**7))

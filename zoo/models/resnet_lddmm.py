@@ -20,15 +20,16 @@ import math
 import types
 import warnings
 from collections.abc import Sequence
+from functools import partial
 
 import keras
 import numpy as np
 from keras import ops
 from scipy.spatial import cKDTree
 
-from zoo.data.draws import Shape, ShapeDraws
+from zoo.data.draws import CohortDraws, Shape, ShapeDraws
 from zoo.data.features import standardised, wave_kernel_signatures
-from zoo.data.pair import Pair
+from zoo.data.pair import LazyPairs, Pair
 from zoo.data.scan import Scan
 from zoo.geometry import Grid
 from zoo.layers.residual_flow import ResidualFlow, kinetic_energy
@@ -36,7 +37,9 @@ from zoo.losses import Correspondence, FeatureChamfer, NormalChamfer, Sinkhorn, 
 from zoo.model import TellEpoch
 from zoo.ops.arguments import checked, not_negative, one_of
 from zoo.ops.compiling import compiled, in_chunks
+from zoo.ops.tangents import conformal_distortion, surface_elements
 from zoo.registration import Registration
+from zoo.registration.cohort import FlowCohort
 from zoo.registration.fitting import Training, half_cosine
 from zoo.registration.frame import exact, position, set_position, stored
 from zoo.transform import Mapped
@@ -49,6 +52,7 @@ WIDE, NARROW = 0.25, 0.08  # kernel of varifolds at first and at last, in half s
 MARGIN = 1.1  # of the frame around both shapes
 JUDGED = 5000  # points that suffice to tell whether a registration helps
 QUICK, SETTLED = (12, 0), 3e-6  # steps of the inverse for most points, and what they may leave
+REPAYS_XLA = 3e7  # units of the network that all drawn points meet
 LATTICE = 48  # voxels along each axis of the field that is written for other tools
 
 
@@ -59,6 +63,10 @@ class ResNetLDDMM(Registration):
     `pull` its exact inverse. `trajectory` gives the shapes on the way. Faces of either shape are
     used where they are there, to draw points evenly and for features; vertices keep number and
     order.
+
+    With `members`, `fit([pair, pair, ...])` learns one flow for a cohort, steered by a code of each
+    pair, and `fit(pair)` begins there: at the code of that member whose flow brings the new pair
+    closest.
 
     Args:
         dims: 2 or 3.
@@ -73,6 +81,8 @@ class ResNetLDDMM(Registration):
         points: of each shape that are drawn in every step.
         features: components of the intrinsic features.
         feature_weight: of squared differences of features, beside those of positions, at first.
+        members: pairs of a cohort; 0 for a model of single pairs.
+        codes: components of the code of a member.
         seed: of weights and draws of a fit.
 
     Attributes:
@@ -89,13 +99,21 @@ class ResNetLDDMM(Registration):
         "landmarks": 1.0,
         "gradient": 0.0,
         "conformal": 0.0,
+        "codes": 1e-3,
     }
     takes = ("clouds",)
     pair_epochs = None
     pair_options = ()
-    xla_on_cpu = True
+    prepare_options = ("batch_size", "steps_per_epoch", "seed")
 
-    @checked(steps=(1, 10**6), points=(8, 10**6), features=(1, 1024), feature_weight=not_negative)
+    @checked(
+        steps=(1, 10**6),
+        points=(8, 10**6),
+        features=(1, 1024),
+        feature_weight=not_negative,
+        members=(0, 10**5),
+        codes=(1, 2**14),
+    )
     def __init__(
         self,
         dims: int = 3,
@@ -112,6 +130,8 @@ class ResNetLDDMM(Registration):
         points: int = 1500,
         features: int = 16,
         feature_weight: float = 1.0,
+        members: int = 0,
+        codes: int = 32,
         seed: int = 0,
         **kwargs,
     ):
@@ -123,13 +143,25 @@ class ResNetLDDMM(Registration):
             )
         self.sigma, self.steps, self.points = tuple(map(float, sigma)), steps, points
         self.features, self.feature_weight, self.seed = features, feature_weight, seed
+        self.members, self.codes = members, codes
+        # XLA takes ten seconds to compile, and then a quarter off every step.
+        self.xla_on_cpu = steps * points * width > REPAYS_XLA
         # Positions are carried in halves of the longest side of the box around both shapes.
         self.centre = stored(self, "centre", (2, dims))
         self.half = stored(self, "half", (), "ones")
         self.flow = ResidualFlow(
-            dims, blocks, width, nonlinearities, activation, integrator, substeps, lipschitz
+            dims=dims,
+            blocks=blocks,
+            width=width,
+            nonlinearities=nonlinearities,
+            activation=activation,
+            integrator=integrator,
+            substeps=substeps,
+            lipschitz=lipschitz,
+            codes=codes if members else 0,
         )
         self.flow.build()
+        self.cohort = FlowCohort(self.flow, members) if members else None
         # In a namespace, because Keras would track what it finds in attributes.
         self._tools = types.SimpleNamespace(
             loss={
@@ -139,18 +171,20 @@ class ResNetLDDMM(Registration):
                 # Its positions come in widths of the kernel.
                 "varifold": lambda rank: Varifold(rank, sigma=1.0),
             }.get(data, lambda rank: Sinkhorn() if data == "sinkhorn" else Correspondence())(dims),
-            trace=compiled(lambda points: tuple(self.flow.trace(points)[0][1:]), self.flow),
-            invert=compiled(lambda points: (self.flow.invert(points, steps=QUICK),), self.flow),
-            invert_surely=compiled(lambda points: (self.flow.invert(points),), self.flow),
-            jacobian=compiled(self.flow.jacobian, self.flow),
+            trace=compiled(lambda x: tuple(self.flow.trace(x, code=self._code())[0][1:]), self),
+            invert=compiled(lambda x: (self.flow.invert(x, self._code(), QUICK),), self),
+            invert_surely=compiled(lambda x: (self.flow.invert(x, self._code()),), self),
+            jacobian=compiled(lambda x: self.flow.jacobian(x, self._code()), self),
         )
         self.built = True
 
     def get_config(self):
         flow = ("blocks", "width", "nonlinearities", "activation", "integrator", "substeps")
-        own = ("data", "sigma", "steps", "points", "features", "feature_weight", "seed")
+        own = ("data", "sigma", "steps", "points", "features", "feature_weight", "members", "codes")
         config = {name: getattr(self.flow, name) for name in (*flow, "lipschitz")}
-        return super().get_config() | config | {name: getattr(self, name) for name in own}
+        return (
+            super().get_config() | config | {name: getattr(self, name) for name in (*own, "seed")}
+        )
 
     # The map and its objective
 
@@ -169,29 +203,35 @@ class ResNetLDDMM(Registration):
             return self._trained(inputs)
         points = ops.cast(inputs["moving"] if isinstance(inputs, dict) else inputs, "float32")
         placed = ((points - self.centre[0]) - self.centre[1]) / self.half
-        moved = points + self.half * (self.flow(placed) - placed)
+        moved = points + self.half * (self.flow(placed, self._code()) - placed)
         return {"moved": moved}
 
+    def _code(self):
+        """That of the single pair; a flow without a cohort has none."""
+        return self.cohort.single if self.cohort is not None else None
+
     def _trained(self, batch):
-        points, tangents = batch["moving_points"], None
+        points, tangents, outputs, code = batch["moving_points"], None, {}, None
+        if self.cohort is not None:
+            code = outputs["code"] = self.cohort(batch["member"])
         wanted = self.data in ("normals", "varifold") or self.loss_weights["conformal"] > 0
         if wanted and "moving_frames" in batch:
             tangents = batch["moving_frames"][:, :, : self.dims - 1]
         if self.loss_weights["gradient"] > 0:
             probe = batch["probe"][:, :, None]
             tangents = probe if tangents is None else ops.concatenate([tangents, probe], axis=2)
-        path, turns = self.flow.trace(points, tangents)
-        outputs = {"moved": path[-1], "path": path}
+        path, turns = self.flow.trace(points, tangents, code)
+        outputs |= {"moved": path[-1], "path": path}
         if turns is not None:
             outputs["turns"] = turns
         if "moving_landmarks" in batch:
-            outputs["landmarks"] = self.flow(batch["moving_landmarks"])
+            outputs["landmarks"] = self.flow(batch["moving_landmarks"], code)
         return outputs
 
     def loss_terms(self, x, y, y_pred):
         # As sigma falls the data term grows, and the loss with it. Adam's steps do so too, which
         # serves the end: a loss that is scaled back leaves 1.7 cm of a body instead of 1.3.
-        tightness = x["tightness"][0, 0]
+        tightness = x["tightness"][0, 0]  # the same for all pairs of a batch
         terms = {name: ops.zeros(()) for name in self.default_loss_weights}
         terms["data"] = tightness * self._unlike(x, y_pred)
         terms["kinetic"] = ops.mean(kinetic_energy(y_pred["path"]))
@@ -205,6 +245,8 @@ class ResNetLDDMM(Registration):
             terms["gradient"] = ops.mean(changes)
         if self.loss_weights["conformal"] > 0 and self.dims == 3 and "moving_frames" in x:
             terms["conformal"] = ops.mean(conformal_distortion(turns[-1]))
+        if "code" in y_pred:
+            terms["codes"] = ops.mean(ops.sum(ops.square(y_pred["code"]), axis=-1))
         return terms
 
     def _unlike(self, x, y_pred):
@@ -238,11 +280,47 @@ class ResNetLDDMM(Registration):
     def default_optimizer(self):
         return keras.optimizers.Adam(1e-3)
 
-    def check_training(self, x) -> None:
-        """Refuses everything: only a single pair can be registered."""
-        self.check_pair(x, "x")
-
     # Fitting
+
+    def check_training(self, x) -> None:
+        """Refuses all but the pairs of a cohort, in the number of `members`."""
+        pairs = isinstance(x, list | tuple | LazyPairs) and len(x) > 0
+        if not pairs or not self.cohort:
+            self.check_pair(x, "x")
+        if pairs and len(x) != self.members:
+            raise ValueError(
+                f"x must hold the {self.members} pairs that members says, not {len(x)}."
+            )
+
+    def fit(self, x=None, y=None, **kwargs):
+        """Registers a `zoo.Pair`, see `Registration.fit`; or learns what a cohort has in common.
+
+        Args:
+            x: a pair; or a list of `members` pairs, with the options `batch_size` (4 pairs a step),
+                `steps_per_epoch` (20) and `seed`. Sigma and the weight of features are then drawn
+                at random for every step, so that losses jump.
+            y: None.
+            **kwargs: of `Registration.fit`.
+        """
+        if self.cohort is None or isinstance(x, Pair):
+            return super().fit(x, y, **kwargs)
+        self.cohort.give(self.flow)
+        history = super().fit(x, y, **kwargs)
+        self.cohort.keep(self.flow)
+        return history
+
+    def prepare(self, data, validation=False, batch_size=4, steps_per_epoch=20, seed=0):
+        """Pairs of a cohort as draws; see `fit`."""
+        if not isinstance(data, LazyPairs):
+            return data
+
+        def shapes_of(number: int):
+            pair = data[number]
+            self.check_pair(pair, f"x[{number}]")
+            return self._shapes(pair, *frame_around(pair))
+
+        pairs = [partial(shapes_of, number) for number in range(len(data))]
+        return CohortDraws(pairs, self.points, batch_size, steps_per_epoch, self._schedule, seed)
 
     def fit_pair(self, pair: Pair, training: Training, epochs):
         """Registers a pair of shapes, anew.
@@ -263,29 +341,66 @@ class ResNetLDDMM(Registration):
         self.doubts = []
         batches = self._batches(pair, epochs or math.ceil(self.steps / EPOCH))
         # Before it begins: what an interrupted training left is restored as it does.
-        self.flow.restart(self.seed)
+        self._start(batches)
         with training:
             count, told = batches.total // EPOCH, [TellEpoch(batches)]
             training.stage(self, batches, count, decay=half_cosine(0.05), callbacks=told)
         self._judge(pair)
         for doubt in self.doubts:
-            warnings.warn(f"{pair.name!r}: {doubt}.", UserWarning, stacklevel=3)
+            warnings.warn(f"{pair.name!r}: {doubt}.", UserWarning, stacklevel=4)
 
     def _batches(self, pair: Pair, epochs: int) -> ShapeDraws:
         """Sets the frame, and gives the draws of the fit in it."""
-        counting = [pair.counting("moving")[0], pair.counting("fixed")[0]]
-        both = np.concatenate(counting)
-        low, high = both.min(axis=0), both.max(axis=0)
-        set_position(self.centre, (low + high) / 2)
-        self.half.assign(MARGIN * float((high - low).max()) / 2)
-        moving, fixed = self._shape(pair, "moving"), self._shape(pair, "fixed")
+        centre, half = frame_around(pair)
+        set_position(self.centre, centre)
+        self.half.assign(half)
+        moving, fixed, constants = self._shapes(pair, position(self.centre), exact(self.half))
+        if self.cohort is not None:
+            constants["member"] = np.array([[self.members]], np.int32)
+        return ShapeDraws(
+            moving, fixed, self.points, EPOCH, EPOCH * epochs, constants, self._schedule, self.seed
+        )
+
+    def _start(self, batches: ShapeDraws) -> None:
+        """Begins at the identity, or with the member of the cohort that brings the pair closest."""
+        if self.cohort is None:
+            self.flow.restart(self.seed)
+            return
+        self.cohort.give(self.flow)
+        (batch,) = batches[0]
+        codes = self.cohort(np.arange(self.members, dtype=np.int32)[:, None])
+        points = ops.repeat(ops.convert_to_tensor(batch["moving_points"]), self.members, axis=0)
+        ends = ops.convert_to_numpy(self.flow(points, codes))
+        known, sought = [], [batch["fixed_points"][0]]
+        if self.data == "features":
+            # A member whose legs are elsewhere may be close by positions alone.
+            known, sought = (
+                [*points, batch["feature_scale"] * batch[f"{side}_features"][0]]
+                for points, side in ((known, "moving"), (sought, "fixed"))
+            )
+        left = [_apart(np.hstack([end, *known]), np.hstack(sought)) for end in ends]
+        self.cohort.set_single(codes[int(np.argmin(left))])
+
+    def _shapes(self, pair: Pair, centre, half) -> tuple[Shape, Shape, dict[str, np.ndarray]]:
+        """Both shapes in a frame, with what the data term needs, and constants of the batches."""
+
+        def placed(points):
+            return ((points - centre) / half).astype(np.float32)
+
+        shapes = {}
+        for side in ("moving", "fixed"):
+            scan, weights = getattr(pair, side), pair.counting_mask(side).astype(np.float64)
+            if side == "moving" and pair.weights is not None:
+                weights *= pair.weights
+            shapes[side] = Shape(placed(scan.points), scan.faces, weights, normals=scan.normals)
+        moving, fixed = shapes.values()
         if self.data == "correspondence":
             if len(pair.moving) != len(pair.fixed):
                 raise ValueError(
                     "data='correspondence' needs as many fixed as moving points, not "
                     f"{len(pair.fixed)} and {len(pair.moving)}."
                 )
-            moving.features = self._placed(pair.fixed.points)
+            moving.features = placed(pair.fixed.points)
         elif self.data == "features" and self.dims == 3:
             # Features of a mesh and of a bare cloud do not compare.
             as_cloud = pair.moving.faces is None or pair.fixed.faces is None
@@ -295,30 +410,20 @@ class ResNetLDDMM(Registration):
             ]
             moving.features, fixed.features = standardised(*signatures)
         elif self.data in ("normals", "varifold"):
-            for side, shape in (("moving", moving), ("fixed", fixed)):
+            for side, shape in shapes.items():
                 if not shape.oriented:
                     raise ValueError(
                         f"data={self.data!r} needs faces or normals; {side} has neither."
                     )
         constants = {}
         if pair.moving_landmarks is not None:
-            for side in ("moving", "fixed"):
-                placed = self._placed(getattr(pair, f"{side}_landmarks"))
-                constants[f"{side}_landmarks"] = placed[None]
+            for side in shapes:
+                constants[f"{side}_landmarks"] = placed(getattr(pair, f"{side}_landmarks"))[None]
         if self.loss_weights["gradient"] > 0:
             probe = np.random.default_rng(self.seed).normal(size=(1, self.points, self.dims))
             probe /= np.linalg.norm(probe, axis=-1, keepdims=True)
             constants["probe"] = probe.astype(np.float32)
-        return ShapeDraws(
-            moving, fixed, self.points, EPOCH, EPOCH * epochs, constants, self._schedule, self.seed
-        )
-
-    def _shape(self, pair: Pair, side: str) -> Shape:
-        scan, counts = getattr(pair, side), pair.counting_mask(side)
-        weights = counts.astype(np.float64)
-        if side == "moving" and pair.weights is not None:
-            weights *= pair.weights
-        return Shape(self._placed(scan.points), scan.faces, weights, normals=scan.normals)
+        return moving, fixed, constants
 
     def _schedule(self, progress: float) -> dict[str, np.ndarray]:
         def falling(first, last):
@@ -340,7 +445,7 @@ class ResNetLDDMM(Registration):
         moved = self._moved(moving)
         before, after = (_apart(each, fixed) for each in (moving, moved))
         if not after < before:
-            self.flow.restart(self.seed)
+            self.flow.restart(self.seed)  # the identity, whatever the code
             self.doubts.append(
                 f"the flow brought the shapes no closer (mean distance {after:.4g}, {before:.4g} "
                 "before) and was dropped; the result is the identity"
@@ -409,31 +514,11 @@ class ResNetLDDMM(Registration):
         return example | {"config": config}
 
 
-def surface_elements(tangents):
-    """The normal of moved tangents, as long as the area (or length) that they span.
-
-    Args:
-        tangents: `[b, n, 1, 2]` or `[b, n, 2, 3]`.
-
-    Returns:
-        Tensor `[b, n, dims]`.
-    """
-    if tangents.shape[-1] == 2:
-        return ops.stack([-tangents[:, :, 0, 1], tangents[:, :, 0, 0]], axis=-1)
-    return ops.cross(tangents[:, :, 0], tangents[:, :, 1])
-
-
-def conformal_distortion(tangents):
-    """How unevenly a surface is stretched at points, `[b, n]`; zero where angles are kept.
-
-    Args:
-        tangents: `[b, n, 2 or more, 3]`, of which the first two were orthonormal at the start.
-    """
-    first, second = tangents[:, :, 0], tangents[:, :, 1]
-    lengths = ops.sum(ops.square(first) + ops.square(second), axis=-1)
-    cross = ops.cross(first, second)
-    area = ops.sqrt(ops.sum(ops.square(cross), axis=-1) + 1e-12)
-    return lengths / (2.0 * area) - 1.0
+def frame_around(pair: Pair) -> tuple[np.ndarray, float]:
+    """The centre of the box around both shapes, and a little more than half its longest side."""
+    both = np.concatenate([pair.counting(side)[0] for side in ("moving", "fixed")])
+    low, high = both.min(axis=0), both.max(axis=0)
+    return (low + high) / 2, MARGIN * float((high - low).max()) / 2
 
 
 def _apart(first: np.ndarray, second: np.ndarray) -> float:
