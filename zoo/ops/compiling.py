@@ -57,7 +57,7 @@ def compiled(function: Callable, layer: keras.layers.Layer) -> Callable:
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(function, reduce_retracing=True)
+        return tf.function(function, reduce_retracing=True, autograph=False)
 
     import jax
 
