@@ -154,6 +154,10 @@ def test_ras_and_lps():
     [
         ({"shape": (4,)}, "2 or 3 axes"),
         ({"shape": (4, 0)}, "at least 1"),
+        ({"shape": (True, 3)}, "shape must hold numbers, not True or False"),
+        ({"shape": [4, np.True_]}, "shape must hold numbers, not True or False"),
+        ({"shape": (4, 4), "spacing": (True, 2.0)}, "spacing must hold numbers, not True"),
+        ({"shape": (4, 4), "direction": [[True, 0.0], [0.0, 1.0]]}, "direction must hold numbers"),
         ({"shape": (4, 2.5)}, "whole numbers"),
         ({"shape": (4, 4), "spacing": (1, 0)}, "spacing must be positive"),
         ({"shape": (4, 4), "spacing": (1, 1, 1)}, "spacing must hold 2 numbers"),

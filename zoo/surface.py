@@ -18,7 +18,7 @@ from zoo.metrics import surface as surface_metrics
 from zoo.model import Model
 from zoo.ops.arguments import MOST, checked, positive, shown
 from zoo.ops.array_arguments import real_points
-from zoo.ops.compiling import compiled, in_chunks
+from zoo.ops.compiling import compiled, in_chunks, in_float32
 from zoo.ops.gradients import value_and_gradient
 from zoo.ops.isosurface import zero_level_curve, zero_level_set
 from zoo.ops.training_arguments import check_inputs
@@ -50,7 +50,7 @@ class Surface(Model):
     @checked()
     def __init__(self, dims: int = 3, **kwargs):
         # Coordinates need float32 under any precision policy.
-        super().__init__(autocast=False, **{**kwargs, "dtype": "float32"})
+        super().__init__(autocast=False, **in_float32(kwargs))
         if dims not in (2, 3):
             raise ValueError(f"dims must be 2 or 3, not {dims}.")
         self.dims = dims

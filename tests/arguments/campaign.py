@@ -46,6 +46,10 @@ BAD = {
         NONE, "0.5", "x", True, math.nan, math.inf, -math.inf, -0.5, 10**400, 1j, [0.5], {},
         np.array([0.5, 0.5]), THING,
     ],
+    "dtype": [
+        "float16", "float64", "mixed_float16", "int8", "nothing", "", 3, 0.5, True, [], {}, THING,
+        {"class_name": "DTypePolicy", "config": {"name": "mixed_bfloat16"}}, np.float64,
+    ],
     "seed": [NONE, "0", "x", True, 1.5, math.nan, math.inf, -1, 10**30, 1j, [], [-1], {}, THING],
     "word": [NONE, "", "nothing", b"auto", 3, 0.5, True, math.nan, ["linear"], (), {}, THING],
     "name": [3, 0.5, True, ["name"], {}, THING],
@@ -213,7 +217,9 @@ def verdict(case: Case, seconds: int = SECONDS) -> tuple[str, str]:
     except (ValueError, TypeError, LookupError) as error:
         said = f"{type(error).__name__}: {error}"
         where = traceback.extract_tb(error.__traceback__)[-1].filename
-        named = re.search(rf"(?<![A-Za-z]){re.escape(case.argument)}(?![a-z])", str(error))
+        # Keras prints what a layer said in bold: the code of it touches the first word.
+        words = re.sub("\x1b\\[[0-9]*m", "", str(error))
+        named = re.search(rf"(?<![A-Za-z]){re.escape(case.argument)}(?![a-z])", words)
         ours = "/zoo/" in where or "/registry/" in where or "keras" in where
         clear = named and ours and not OBSCURE.search(str(error))
         return ("clear" if clear else "obscure"), said

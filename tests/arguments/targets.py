@@ -38,7 +38,7 @@ TINY_NET = {"levels": 1, "units": 1, "filters": 2, "data_kernel": 3, "smoothness
 COUNTS = {"epochs": "whole?", "initial_epoch": "whole", "verbose": "thing", "callbacks": None}
 LOADERS = {"workers": "whole", "use_multiprocessing": "flag", "max_queue_size": "whole"}
 # What Keras takes for all layers; zero and one are none of its flags.
-KERAS = {"name": "name", "trainable": "flag", "dtype": None}
+KERAS = {"name": "name", "trainable": "flag", "dtype": "dtype"}
 
 
 def constructors() -> list[Target]:
@@ -178,6 +178,14 @@ def data() -> list[Target]:
                 ]
             },
         ),
+        Target(
+            "data.Grid",
+            zoo.Grid,
+            {"shape": (8, 8)},
+            {"shape": "sizes", "spacing": "numbers", "origin": "numbers?", "direction": "points?"},
+            also={"shape": [(True, 3), [8, True]], "spacing": [(True, 2.0), 0.0, -1.0]},
+            fine={"shape": ["(1000000, 1000000)"]},
+        ),
         Target("data.Scan.split", oriented.split),
         Target(
             "data.Image",
@@ -274,6 +282,13 @@ def functions() -> list[Target]:
     def called(loss):
         def call(y_true, y_pred, sample_weight=None):
             return loss(y_true, y_pred, sample_weight)
+
+        return call
+
+    def on(layer):
+        def call(**tensors):
+            several = list(tensors.values())
+            return layer(several if len(several) > 1 else several[0])
 
         return call
 
@@ -401,24 +416,21 @@ def functions() -> list[Target]:
             {"weights": [-np.ones(60), np.ones(7)]},
         ),
     ]
-    transformer = layers.SpatialTransformer()
-    made.append(
-        Target(
-            "calls.SpatialTransformer",
-            lambda moving, displacement: transformer([moving, displacement]),
-            {"moving": IMAGE, "displacement": FIELD},
-            {"moving": "tensor", "displacement": "tensor"},
-        )
-    )
-    squaring = layers.ScalingAndSquaring()
-    made.append(
-        Target(
-            "calls.ScalingAndSquaring",
-            lambda velocity: squaring(velocity),
-            {"velocity": FIELD},
-            {"velocity": "tensor"},
-        )
-    )
+    nothing = repr(np.zeros((0, 8, 8, 2)))
+    called_with = {
+        layers.SpatialTransformer(): {"moving": IMAGE, "displacement": FIELD},
+        layers.Compose(): {"first": FIELD, "second": FIELD},
+        layers.UpsampleDisplacement(): {"displacement": FIELD[:, :4, :4], "reference": IMAGE},
+        layers.BSplineExpand(4, order=1): {"control": FIELD[:, :3, :3], "reference": IMAGE},
+        layers.BSplineAdjoint(4): {"field": FIELD},
+        layers.ScalingAndSquaring(): {"velocity": FIELD},
+        layers.ImagePyramid(2): {"image": IMAGE},
+    }
+    for layer, valid in called_with.items():
+        kinds = dict.fromkeys(valid, "tensor")
+        # Nothing comes of nothing; of a reference only the sizes count.
+        fine = {name: [nothing] for name in ("reference", "field", "image")}
+        made.append(Target(f"calls.{type(layer).__name__}", on(layer), valid, kinds, fine=fine))
     return made
 
 
@@ -445,11 +457,12 @@ def methods() -> list[Target]:
         batch | {"moving": batch["moving"][:1]}, batch | {"moving_mask": -batch["moving"]},
     ]  # fmt: skip
     steps = {"steps_per_epoch": "whole?"}
+    # None leaves an option out.
     sampling = {
-        "batch_size": "whole",
-        "shuffle": "flag",
-        "seed": "seed",
-        "align": "word",
+        "batch_size": "whole?",
+        "shuffle": "flag?",
+        "seed": "seed?",
+        "align": "word?",
         "shape": "sizes?",
     }
     compiling = {
@@ -466,7 +479,9 @@ def methods() -> list[Target]:
             "fit.igr",
             surface.fit,
             {"x": scan, "steps_per_epoch": 1, "verbose": 0},
-            COUNTS | steps | {"seed": "seed", "points_per_step": "whole?", "x": "thing", "y": None},
+            COUNTS
+            | steps
+            | {"seed": "seed?", "points_per_step": "whole?", "x": "thing", "y": None},
             {"epochs": [0, -1]},
         ),
         Target(

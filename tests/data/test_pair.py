@@ -77,6 +77,9 @@ def test_labels_of_any_value_stay_what_they_are():
     assert Image.from_array(labels / 3).array.dtype == np.float32
     with pytest.raises(ValueError, match=r"of those above 2\^53"):
         Image.from_array(np.array([[0, 2**60 + 1]]))
+    for empty in (np.zeros((0, 3)), np.zeros((4, 4, 0))):
+        with pytest.raises(ValueError, match=r"^array must not be empty; its shape is \([04], "):
+            Image.from_array(empty)
     with pytest.raises(ValueError, match="fixed_labels must fit into 32 bits"):
         Pair(image(), image(seed=1), fixed_labels=labels.astype(np.int64) * 4)
 

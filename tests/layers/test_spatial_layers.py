@@ -9,6 +9,7 @@ from scipy.ndimage import affine_transform, gaussian_filter
 
 from zoo.layers import bspline
 from zoo.layers.bspline import BSplineAdjoint, BSplineExpand, bspline_adjoint, bspline_expand
+from zoo.layers.coordinate_mlp import CoordinateMLP
 from zoo.layers.integration import Compose, ScalingAndSquaring
 from zoo.layers.pyramid import (
     ImagePyramid,
@@ -18,6 +19,7 @@ from zoo.layers.pyramid import (
     image_pyramid,
     upsample_displacement,
 )
+from zoo.layers.residual_flow import ResidualFlow
 from zoo.layers.spatial_transformer import SpatialTransformer
 from zoo.ops.sampling import compose, warp
 
@@ -106,6 +108,29 @@ def test_float32_under_mixed_precision():
             output = layer(inputs)
             output = output[0] if isinstance(output, list | tuple) else output
             assert keras.backend.standardize_dtype(output.dtype) == "float32"
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+@pytest.mark.parametrize("made", [ResidualFlow, SpatialTransformer, CoordinateMLP, ImagePyramid])
+def test_another_dtype_is_refused(made):
+    forms = (None, "float32", np.float32, keras.DTypePolicy("float32"))
+    forms += (made().get_config()["dtype"],)
+    for form in forms:
+        assert made(dtype=form).dtype_policy.name == "float32"
+    policy = keras.saving.serialize_keras_object(keras.DTypePolicy("mixed_float16"))
+    for form in ("float64", "mixed_float16", keras.DTypePolicy("bfloat16"), policy, {}, 3, True):
+        with pytest.raises(ValueError, match="dtype must be 'float32' or None, not .*: coord"):
+            made(dtype=form)
+
+
+def test_layers_of_a_mixed_model_come_back_as_they_were():
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        config = keras.saving.serialize_keras_object(ResidualFlow(2, 1, 4))
+        again = keras.saving.deserialize_keras_object(config)
+        assert again.dtype_policy.name == "float32"
     finally:
         keras.config.set_dtype_policy(policy)
 
@@ -304,6 +329,14 @@ def test_cubic_bsplines_are_smooth():
 
 # ---- bad input
 
+PLANE, FLOW = np.ones((1, 5, 6, 1)), np.zeros((1, 5, 6, 2))
+
+
+def built(layer):
+    """The layer after a good call, when Keras no longer asks it to build itself."""
+    layer((FLOW, FLOW))
+    return layer
+
 
 @pytest.mark.parametrize(
     ("call", "message"),
@@ -313,6 +346,15 @@ def test_cubic_bsplines_are_smooth():
         (lambda: SpatialTransformer()((np.ones((1, 5, 6, 1)), np.ones((1, 3, 4)))), "affine"),
         (lambda: SpatialTransformer()((np.ones((1, 5, 6, 1)), np.ones((1, 5, 6, 3)))), "displac"),
         (lambda: SpatialTransformer()(np.ones((1, 5, 6, 1))), "must be called with"),
+        (lambda: built(SpatialTransformer())(np.ones((1, 5, 6, 1))), "called with .moving, disp"),
+        (lambda: built(SpatialTransformer())((PLANE, np.ones((1, 5, 6, 3)))), "displacement must"),
+        (lambda: built(SpatialTransformer())((PLANE[:0], FLOW)), "moving and .* same batch size"),
+        (lambda: built(SpatialTransformer())((1j * PLANE, FLOW)), "moving must hold real numbers"),
+        (lambda: built(SpatialTransformer())((PLANE[:, :0], FLOW)), "moving must not be empty"),
+        (lambda: built(Compose())((FLOW, FLOW[:0])), "second must not be empty"),
+        (lambda: built(Compose())((FLOW, 1j * FLOW)), "second must hold real numbers"),
+        (lambda: UpsampleDisplacement()((FLOW, 1j * PLANE)), "reference must hold real numbers"),
+        (lambda: BSplineExpand()((FLOW, np.ones((3, 4)))), "reference must have"),
         (lambda: ScalingAndSquaring(-1), "steps must be at least 0, not -1"),
         (lambda: ScalingAndSquaring()(np.ones((1, 5, 6, 3))), "velocity must be"),
         (lambda: Compose()((np.ones((1, 5, 6, 3)), np.ones((1, 5, 6, 2)))), "first must be"),

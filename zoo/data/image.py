@@ -50,7 +50,7 @@ class Image:
                 f"axis of channels, not {np.shape(self.array)}."
             )
         if array.size == 0:
-            raise ValueError(f"array is empty: its shape is {array.shape}.")
+            raise ValueError(f"array must not be empty; its shape is {array.shape}.")
         bad = array.size - np.count_nonzero(np.isfinite(array))
         if bad:
             raise ValueError(
@@ -152,6 +152,8 @@ class Image:
         array = real_array("array", array)
         if array.ndim not in (2, 3, 4):
             raise ValueError(f"array must have two to four axes, not the shape {array.shape}.")
+        if array.size == 0:
+            raise ValueError(f"array must not be empty; its shape is {array.shape}.")
         if np.ndim(spacing) and len(spacing) not in (2, 3):
             raise ValueError(f"spacing must be one size, or two or three, not {spacing}.")
         if rank is None and np.ndim(spacing):

@@ -211,7 +211,7 @@ def _finite(values, argument: str) -> np.ndarray:
 
 
 def _checked_faces(faces, count: int) -> np.ndarray:
-    array = np.asarray(faces)
+    array = real_array("faces", faces)
     if array.dtype.kind not in "ui" or array.ndim != 2 or array.shape[1] != 3 or not len(array):
         raise ValueError(
             f"faces must be whole numbers [m, 3] with at least one row, not {array.dtype} of the "

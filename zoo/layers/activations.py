@@ -12,6 +12,7 @@ from keras import initializers, ops
 
 from zoo.ops import kernels
 from zoo.ops.arguments import checked, one_of, shown
+from zoo.ops.compiling import in_float32
 
 EXTRAPOLATIONS = ("constant", "linear")
 
@@ -50,8 +51,7 @@ class _Activation(keras.layers.Layer):
         extrapolation: str = "constant",
         **kwargs,
     ):
-        kwargs["dtype"] = "float32"
-        super().__init__(**kwargs)
+        super().__init__(**in_float32(kwargs))
         if len(limits) != 2 or not -math.inf < limits[0] < limits[1] < math.inf:
             raise ValueError(f"limits must be two finite increasing numbers, not {limits}.")
         one_of("extrapolation", extrapolation, self.extrapolations)

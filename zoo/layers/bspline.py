@@ -8,6 +8,8 @@ import keras
 from keras import ops
 
 from zoo.ops.arguments import checked, one_of
+from zoo.ops.array_arguments import tensors
+from zoo.ops.compiling import in_float32
 from zoo.ops.derivatives import spatial_rank
 
 ORDERS = (1, 3)
@@ -93,8 +95,7 @@ def bspline_adjoint(field, spacing: int | Sequence[int], order: int = 3):
 class _BSpline(keras.layers.Layer):
     @checked(spacing=(1, 4096))
     def __init__(self, spacing: int | Sequence[int] = 4, order: int = 3, **kwargs):
-        kwargs["dtype"] = "float32"
-        super().__init__(**kwargs)
+        super().__init__(**in_float32(kwargs))
         whole = isinstance(spacing, int)
         self.spacing = spacing if whole else tuple(spacing)
         self.order = order
@@ -122,7 +123,8 @@ class BSplineExpand(_BSpline):
     """
 
     def call(self, inputs):
-        control, reference = inputs
+        control, reference = tensors(("control", "reference"), inputs)
+        spatial_rank(reference, "reference")
         return bspline_expand(control, ops.shape(reference)[1:-1], self.spacing, self.order)
 
     def compute_output_shape(self, input_shape):

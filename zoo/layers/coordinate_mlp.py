@@ -10,6 +10,7 @@ from keras import initializers, ops
 
 from zoo.ops.arguments import checked, one_of, positive
 from zoo.ops.array_arguments import few_enough
+from zoo.ops.compiling import in_float32
 
 ACTIVATIONS = ("softplus", "relu", "leaky_relu")
 INITIALISATIONS = ("geometric", "he")
@@ -60,8 +61,7 @@ class CoordinateMLP(keras.layers.Layer):
         scale_skips: bool = True,
         **kwargs,
     ):
-        kwargs["dtype"] = "float32"
-        super().__init__(**kwargs)
+        super().__init__(**in_float32(kwargs))
         one_of("activation", activation, ACTIVATIONS)
         one_of("initialisation", initialisation, INITIALISATIONS)
         few_enough("width and depth", (depth, width, width))

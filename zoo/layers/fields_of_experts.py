@@ -12,6 +12,7 @@ from keras import initializers, ops
 
 from zoo.layers.activations import PiecewiseLinear, initializer_of
 from zoo.ops.arguments import checked, one_of
+from zoo.ops.compiling import in_float32
 from zoo.ops.correlation import PADDINGS, correlate, correlate_adjoint
 
 
@@ -104,8 +105,7 @@ class FieldsOfExperts(keras.layers.Layer):
         separate: bool = False,
         **kwargs,
     ):
-        kwargs["dtype"] = "float32"
-        super().__init__(**kwargs)
+        super().__init__(**in_float32(kwargs))
         whole = isinstance(kernel_size, int)
         taps = (kernel_size,) if whole else kernel_size
         if not whole and len(taps) not in (2, 3):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import keras
 
 from zoo.ops.arguments import checked
-from zoo.ops.array_arguments import real_tensor
+from zoo.ops.array_arguments import real_tensor, tensors
+from zoo.ops.compiling import in_float32
 from zoo.ops.sampling import compose
 
 
@@ -44,8 +45,7 @@ class ScalingAndSquaring(keras.layers.Layer):
 
     @checked(steps=(0, 32))
     def __init__(self, steps: int = 7, **kwargs):
-        kwargs["dtype"] = "float32"
-        super().__init__(**kwargs)
+        super().__init__(**in_float32(kwargs))
         self.steps = steps
 
     def build(self, input_shape):
@@ -81,24 +81,29 @@ class Compose(keras.layers.Layer):
 
     @checked()
     def __init__(self, **kwargs):
-        kwargs["dtype"] = "float32"
-        super().__init__(**kwargs)
+        super().__init__(**in_float32(kwargs))
 
     def build(self, input_shape):
         if len(input_shape) != 2:
             raise ValueError(f"{self.name} must be called with (first, second), two displacements.")
-        for shape, name in zip(input_shape, ("first", "second"), strict=True):
-            check_displacement(shape, name)
-        if len(input_shape[0]) != len(input_shape[1]):
-            raise ValueError(
-                "first and second must have the same rank, but their shapes are "
-                f"{tuple(input_shape[0])} and {tuple(input_shape[1])}."
-            )
+        self._check(input_shape)
         self.built = True
 
     def call(self, inputs):
-        first, second = inputs
+        first, second = tensors(("first", "second"), inputs)
+        self._check((first.shape, second.shape))
         return compose(first, second)
+
+    def _check(self, shapes):
+        for shape, name in zip(shapes, ("first", "second"), strict=True):
+            check_displacement(shape, name)
+        first, second = (tuple(shape) for shape in shapes)
+        batches = {first[0], second[0]} - {None}
+        if len(first) != len(second) or len(batches) > 1:
+            raise ValueError(
+                "first and second must have the same rank and batch size, but their shapes are "
+                f"{first} and {second}."
+            )
 
     def compute_output_shape(self, input_shape):
         return tuple(input_shape[1])

@@ -18,7 +18,9 @@ from keras import ops
 from zoo.layers.integration import check_displacement
 from zoo.ops import kernels
 from zoo.ops.arguments import at_least, between, checked, not_negative
-from zoo.ops.array_arguments import real_tensor
+from zoo.ops.array_arguments import real_tensor, tensors
+from zoo.ops.compiling import in_float32
+from zoo.ops.derivatives import spatial_rank
 
 
 def downsample(image, sigma: float = 1.0):
@@ -124,8 +126,7 @@ class ImagePyramid(keras.layers.Layer):
 
     @checked(levels=(1, 32), sigma=(0, 100))
     def __init__(self, levels: int = 3, sigma: float = 1.0, **kwargs):
-        kwargs["dtype"] = "float32"
-        super().__init__(**kwargs)
+        super().__init__(**in_float32(kwargs))
         self.levels, self.sigma = at_least("levels", levels, 1), not_negative("sigma", sigma)
 
     def call(self, image):
@@ -153,11 +154,11 @@ class UpsampleDisplacement(keras.layers.Layer):
 
     @checked()
     def __init__(self, **kwargs):
-        kwargs["dtype"] = "float32"
-        super().__init__(**kwargs)
+        super().__init__(**in_float32(kwargs))
 
     def call(self, inputs):
-        displacement, reference = inputs
+        displacement, reference = tensors(("displacement", "reference"), inputs)
+        spatial_rank(reference, "reference")
         return upsample_displacement(displacement, ops.shape(reference)[1:-1])
 
     def compute_output_shape(self, input_shape):

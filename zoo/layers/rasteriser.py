@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import keras
 
 from zoo.ops.arguments import checked, not_negative
+from zoo.ops.compiling import in_float32
 from zoo.ops.splatting import check_shape, check_squash, density
 
 
@@ -40,8 +41,7 @@ class Rasteriser(keras.layers.Layer):
         gain: float | None = None,
         **kwargs,
     ):
-        kwargs["dtype"] = "float32"
-        super().__init__(**kwargs)
+        super().__init__(**in_float32(kwargs))
         self.shape = check_shape(shape)
         not_negative("sigma", sigma)
         check_squash(squash, gain)

@@ -10,6 +10,7 @@ from keras import ops
 
 from zoo.ops.arguments import checked, one_of
 from zoo.ops.array_arguments import few_enough
+from zoo.ops.compiling import in_float32
 
 ACTIVATIONS = {
     "relu": (ops.relu, lambda x: ops.cast(x > 0, x.dtype)),
@@ -76,7 +77,7 @@ class ResidualFlow(keras.layers.Layer):
         codes: int = 0,
         **kwargs,
     ):
-        super().__init__(autocast=False, **{**kwargs, "dtype": "float32"})
+        super().__init__(autocast=False, **in_float32(kwargs))
         self.dims = one_of("dims", dims, (2, 3))
         few_enough("blocks and width", (blocks, width, width))
         self.blocks, self.width, self.substeps = blocks, width, substeps

@@ -6,6 +6,8 @@ import keras
 from keras import ops
 
 from zoo.ops.arguments import checked, one_of
+from zoo.ops.array_arguments import tensors
+from zoo.ops.compiling import in_float32
 from zoo.ops.sampling import MODES, ORDERS, identity_coordinates, sample, warp
 
 
@@ -35,8 +37,7 @@ class SpatialTransformer(keras.layers.Layer):
 
     @checked()
     def __init__(self, order: str = "linear", mode: str = "border", **kwargs):
-        kwargs["dtype"] = "float32"
-        super().__init__(**kwargs)
+        super().__init__(**in_float32(kwargs))
         self.order, self.mode = one_of("order", order, ORDERS), one_of("mode", mode, MODES)
 
     def build(self, input_shape):
@@ -44,7 +45,8 @@ class SpatialTransformer(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs):
-        moving, transform = inputs
+        moving, transform = tensors(("moving", "displacement or matrices"), inputs)
+        self._output((tuple(moving.shape), tuple(transform.shape)))
         if len(transform.shape) != 3:
             return warp(moving, transform, self.order, self.mode)
         matrix = ops.cast(transform, "float32")
@@ -73,18 +75,26 @@ class SpatialTransformer(keras.layers.Layer):
                 "moving must be [batch, *spatial, channels] with 2 or 3 spatial axes, "
                 f"not {moving}."
             )
-        if len(transform) == 3:
-            if transform[1:] != (rank, rank + 1):
-                raise ValueError(
-                    f"affine matrices must be [batch, {rank}, {rank + 1}] for an image of rank "
-                    f"{rank}, not {transform}."
-                )
-            return moving
-        if len(transform) != rank + 2 or transform[-1] != rank:
+        if 0 in moving[1:]:
+            raise ValueError(f"moving must not be empty; its shape is {moving}.")
+        affine = len(transform) == 3
+        if affine and transform[1:] != (rank, rank + 1):
+            raise ValueError(
+                f"affine matrices must be [batch, {rank}, {rank + 1}] for an image of rank "
+                f"{rank}, not {transform}."
+            )
+        if not affine and (len(transform) != rank + 2 or transform[-1] != rank):
             raise ValueError(
                 f"displacement must be [batch, {rank} spatial axes, {rank}] for an image of rank "
                 f"{rank}, not {transform}."
             )
+        if len({moving[0], transform[0]} - {None}) > 1:
+            raise ValueError(
+                f"moving and its {'affine matrices' if affine else 'displacement'} must have the "
+                f"same batch size, but their shapes are {moving} and {transform}."
+            )
+        if affine:
+            return moving
         return (*transform[:-1], moving[-1])
 
     def get_config(self):

@@ -12,6 +12,7 @@ from keras import ops
 from zoo.layers.activations import PiecewiseLinear, RadialBasis
 from zoo.layers.bspline import bspline_adjoint
 from zoo.layers.fields_of_experts import FieldsOfExperts
+from zoo.ops.compiling import in_float32
 from zoo.ops.derivatives import spatial_gradient
 
 ACTIVATIONS = {"linear": PiecewiseLinear, "rbf": RadialBasis}
@@ -46,7 +47,7 @@ class VariationalUnit(keras.layers.Layer):
         damping: float | None,
         **kwargs,
     ):
-        super().__init__(**{**kwargs, "dtype": "float32"})
+        super().__init__(**in_float32(kwargs))
         self.data, self.smoothness, self.spacing = data, smoothness, spacing
         self.step = self._scalar("step", step)
         self.momentum = None if momentum is None else self._scalar("momentum", momentum)

@@ -38,11 +38,24 @@ def real_array(name: str, value: Any, finite: bool = True, booleans: bool = True
         ) from error
     if array.dtype.kind not in ("buif" if booleans else "uif"):
         raise ValueError(f"{name} must hold real numbers, not {array.dtype} ({shown(value)}).")
+    # NumPy makes 1 of a True among numbers.
+    if not booleans and isinstance(value, list | tuple) and _holds_booleans(value):
+        raise ValueError(f"{name} must hold numbers, not True or False ({shown(value)}).")
     if finite and array.dtype.kind == "f":
         bad = array.size - int(np.count_nonzero(np.isfinite(array)))
         if bad:
             raise ValueError(f"{name} must be finite; {bad} values are NaN or infinite.")
     return array
+
+
+def _holds_booleans(rows: list | tuple) -> bool:
+    return any(
+        _holds_booleans(row) if isinstance(row, list | tuple) else _is_boolean(row) for row in rows
+    )
+
+
+def _is_boolean(value: Any) -> bool:
+    return isinstance(value, bool) or str(getattr(value, "dtype", "")) == "bool"
 
 
 def real_points(
@@ -88,6 +101,26 @@ def real_tensor(name: str, value: Any) -> Any:
     if any(word in dtype for word in ("complex", "object", "string", "<U", "|S")):
         raise ValueError(f"{name} must hold real numbers, not {dtype}.")
     return value
+
+
+def tensors(names: Collection[str], value: Any) -> tuple:
+    """What a layer that takes several tensors is called with.
+
+    Args:
+        names: of the tensors, in their order.
+        value: what was given.
+
+    Returns:
+        A tuple of the tensors.
+
+    Raises:
+        ValueError: for what is no sequence of so many, or one of which `real_tensor` is none.
+    """
+    if not isinstance(value, list | tuple) or len(value) != len(names):
+        raise ValueError(
+            f"the layer must be called with ({', '.join(names)}), not with {shown(value)}."
+        )
+    return tuple(real_tensor(name, each) for name, each in zip(names, value, strict=True))
 
 
 def few_enough(name: str, shape: Collection[int], most: int = MOST_VALUES) -> None:

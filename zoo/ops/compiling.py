@@ -8,6 +8,8 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
+from zoo.ops.arguments import shown
+
 
 def tensorflow_on_cpu() -> bool:
     """True under the TensorFlow backend when no GPU is there."""
@@ -31,6 +33,40 @@ def require_float32() -> None:
             f"keras.config.floatx() is {found!r}, and the zoo computes in float32: call "
             "keras.config.set_floatx('float32') before a model is made or used."
         )
+
+
+def in_float32(kwargs: dict) -> dict:
+    """What Keras is told of a layer or model that computes in float32 under any policy.
+
+    Args:
+        kwargs: of the constructor. A `dtype` among them is float32, in any form that Keras knows or
+            writes into a configuration, or None.
+
+    Returns:
+        The same with `dtype="float32"`.
+
+    Raises:
+        ValueError: for another `dtype`.
+    """
+    given = kwargs.get("dtype")
+    if given is not None and not _is_float32(given):
+        raise ValueError(
+            f"dtype must be 'float32' or None, not {shown(given)}: coordinates need its digits."
+        )
+    return {**kwargs, "dtype": "float32"}
+
+
+def _is_float32(given) -> bool:
+    if isinstance(given, dict):
+        # Not made into an object: what a file names need not be a policy.
+        policy = given.get("class_name"), given.get("config")
+        return policy == ("DTypePolicy", {"name": "float32"})
+    if isinstance(given, keras.DTypePolicy):
+        return given.name == "float32"
+    try:
+        return keras.backend.standardize_dtype(given) == "float32"
+    except (TypeError, ValueError):
+        return False
 
 
 def replicas() -> int:

@@ -21,7 +21,7 @@ from zoo.data.pairs import PairDataset, RepeatedBatch
 from zoo.losses.tables import SIMILARITIES
 from zoo.model import Model
 from zoo.ops.arguments import MOST, between, checked, one_of, positive
-from zoo.ops.compiling import tensorflow_on_cpu
+from zoo.ops.compiling import in_float32, tensorflow_on_cpu
 from zoo.ops.training_arguments import check_fit, check_inputs
 from zoo.registration.fitting import Training
 from zoo.registration.found import Found
@@ -75,7 +75,7 @@ class Registration(Model):
 
     @checked()
     def __init__(self, dims: int = 3, **kwargs):
-        super().__init__(autocast=False, **{**kwargs, "dtype": "float32"})
+        super().__init__(autocast=False, **in_float32(kwargs))
         self.dims = one_of("dims", dims, (2, 3))
         self.found = Found()
         self.fitted = False

@@ -12,6 +12,7 @@ from zoo.data.pairs import RepeatedBatch
 from zoo.layers.bspline import bspline_expand, control_shape
 from zoo.layers.pyramid import downsample_displacement, image_pyramid, upsample_displacement
 from zoo.losses.tables import both_masks
+from zoo.ops.compiling import in_float32
 from zoo.ops.sampling import warp
 from zoo.ops.training import Released
 from zoo.registration.fitting import Training, half_cosine
@@ -76,7 +77,7 @@ class Refinement(Released):
     def __init__(
         self, start, spacing: int, similarity: Callable, penalty: Callable, weight: float, **kwargs
     ):
-        super().__init__(autocast=False, **{**kwargs, "dtype": "float32"})
+        super().__init__(autocast=False, **in_float32(kwargs))
         self.start, self.spacing = ops.convert_to_tensor(start, "float32"), spacing
         self.similarity, self.penalty, self.weight = similarity, penalty, weight
         points = control_shape(start.shape[1:-1], spacing, order=1)
