@@ -7,6 +7,7 @@ a download alive for years. So the connection is cut when its time is over.
 import contextlib
 import http.client
 import socket
+import ssl
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -46,6 +47,7 @@ def opened(url: str, timeout: float, seconds: float) -> Iterator[http.client.HTT
         raise
     finally:
         timer.cancel()
+        cut.close()
 
 
 class _Cut:
@@ -56,9 +58,14 @@ class _Cut:
         self.sockets: list[socket.socket] = []
 
     def add(self, connected: socket.socket):
-        self.sockets.append(connected)
+        # A copy, as the handshake of https takes the connection out of the socket.
+        self.sockets.append(connected.dup())
         if self.done:
             self()
+
+    def close(self):
+        for each in self.sockets:
+            each.close()
 
     def __call__(self):
         self.done = True
@@ -85,9 +92,16 @@ def _opener(cut: _Cut) -> urllib.request.OpenerDirector:
 
 def _watched(connection: type, cut: _Cut):
     class Watched(connection):
-        def connect(self):
-            super().connect()
-            cut.add(self.sock)
+        # Set before anything is received, be it of a proxy, a handshake or an answer.
+        @property
+        def sock(self):
+            return self._watched
+
+        @sock.setter
+        def sock(self, connected):
+            self._watched = connected
+            if connected is not None and not isinstance(connected, ssl.SSLSocket):
+                cut.add(connected)
 
     return Watched
 

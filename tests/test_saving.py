@@ -118,6 +118,14 @@ def test_an_option_of_none_is_left_out():
     given = {"steps_per_epoch": None, "points_per_step": 10, "seed": None}
     model.fit(shapes.sphere(50), epochs=1, verbose=0, **given)
     assert int(model.optimizer.iterations) == 100
+    image = zoo.Image.from_array(np.random.default_rng(0).random((12, 14)))
+    config = {"levels": 1, "units": 1, "filters": 2, "data_kernel": 1, "smoothness_kernel": 3}
+    model = zoo.create("dirvnet", dims=2, **config)
+    given = {"steps_per_epoch": None, "batch_size": None}
+    history = model.fit(zoo.Pair(image, image), epochs=2, verbose=0, **given).history
+    assert len(history["loss"]) == 2
+    with pytest.raises(TypeError, match=r"does not take \['steps'\]"):
+        model.fit(zoo.Pair(image, image), steps=None)
 
 
 def test_a_list_of_pairs_is_trained_on(capsys):

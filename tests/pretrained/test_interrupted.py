@@ -185,6 +185,27 @@ def test_a_server_that_trickles_is_left_in_time(tmp_path, monkeypatch, trickle, 
     assert 1 < time.monotonic() - start < 5
 
 
+@pytest.mark.parametrize("through_proxy", [False, True])
+def test_a_handshake_that_trickles_is_left_in_time(tmp_path, monkeypatch, trickle, through_proxy):
+    monkeypatch.setenv("ZOO_TIMEOUT", "0.4")
+    if through_proxy:
+        monkeypatch.setenv("https_proxy", trickle(b"HTTP/1.1 200 OK\r\nX-Long: "))
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        url, words = "https://example.org/", "too slow: not done after 1.2 s"
+    else:
+        monkeypatch.setenv("no_proxy", "*")
+        # A record of a handshake, of 16,383 bytes.
+        # Python gives a handshake no more time than the wait for a byte.
+        words = "no data for 0.4 s"
+        url = trickle(b"\x16\x03\x03\x3f\xff").replace("http:", "https:")
+    entry = {"sha256": "0" * 64, "bytes": 1_000_000, "urls": [url]}
+    start = time.monotonic()
+    with pytest.raises(pretrained.FetchError, match=words):
+        cache.fetch("model.weights.h5", entry)
+    assert time.monotonic() - start < 5
+
+
 def test_a_redirection_leads_to_no_file(tmp_path, monkeypatch, trickle):
     monkeypatch.setenv("no_proxy", "*")
     (tmp_path / "secret").write_text("secret")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import types
 import warnings
 from collections import Counter
@@ -30,6 +31,7 @@ from zoo.registration.quality import Quality
 from zoo.transform import Dense, Transform
 
 KINDS = ("images", "clouds")
+KERAS_FIT = tuple(inspect.signature(keras.Model.fit).parameters)
 FEW = 32  # images, which Keras would predict as one batch
 OP_BY_OP = 16  # pairs of one size, before a graph for it repays the time it takes to compile
 
@@ -192,6 +194,9 @@ class Registration(Model):
         if y is not None:
             raise TypeError("y must be None: a pair brings all that is known about it.")
         first = kwargs.pop("initial_epoch", 0)
+        # None is what Keras takes for an option that is left out.
+        left_out = {name for name in KERAS_FIT if kwargs.get(name, ...) is None}
+        kwargs = {name: value for name, value in kwargs.items() if name not in left_out}
         unknown = sorted(set(kwargs) - set(self.pair_options))
         if unknown:
             known = ", ".join(("epochs", "callbacks", "verbose", *self.pair_options))
