@@ -7,7 +7,8 @@ import pytest
 import trimesh
 
 import zoo
-from zoo.io.meshes import read_mesh, write_mesh
+from zoo.io.meshes import read_mesh, write_mesh, write_moved
+from zoo.io.ply import ply_bytes, read_ply
 
 BOX = trimesh.creation.box((2, 3, 4))
 VERTICES = np.array(BOX.vertices) + [10, 20, 30]
@@ -79,6 +80,133 @@ def test_normals_and_colours_of_vertices_are_kept(tmp_path):
     np.testing.assert_array_equal(colours[:, :3], [[0, 128, 255]] * 8)
 
 
+def texture_lists(order, texture):
+    """A .ply whose faces have so many texture coordinates each."""
+    if order == "ascii":
+        table = [[3, *f, n, *[0.5] * n, 7] for f, n in zip(FACES, texture, strict=True)]
+        return (PLY + rows(VERTICES) + rows(table)).encode()
+    sign = {"binary_little_endian": "<", "binary_big_endian": ">"}[order]
+    body = VERTICES.astype(f"{sign}f4").tobytes()
+    for face, count in zip(FACES, texture, strict=True):
+        numbers = (3, *face, count, *[0.5] * count, 7)
+        body += struct.pack(f"{sign}B3iB{count}fi", *numbers)
+    return PLY.replace("ascii", order).encode() + body
+
+
+@pytest.mark.parametrize("order", ["ascii", "binary_little_endian", "binary_big_endian"])
+@pytest.mark.parametrize("texture", [[0] * 12, [6] * 12, [6, 0] * 6, [0] + [6] * 11])
+def test_texture_lists_may_be_empty(tmp_path, order, texture):
+    (tmp_path / "a.ply").write_bytes(texture_lists(order, texture))
+    mesh = read_mesh(tmp_path / "a.ply")
+    np.testing.assert_allclose(mesh.vertices, VERTICES)
+    np.testing.assert_array_equal(mesh.faces, FACES)
+    ply = read_ply((tmp_path / "a.ply").read_bytes())
+    again = read_ply(ply_bytes(ply))
+    assert again.comments == ["comment TextureFile absent.jpg"]
+    for one, other in zip(ply.elements, again.elements, strict=True):
+        assert one.kinds == other.kinds
+    face = again.element("face")
+    np.testing.assert_array_equal(face.columns["texcoord"].lengths, texture)
+    np.testing.assert_array_equal(face.columns["texcoord"].values, [0.5] * sum(texture))
+    np.testing.assert_array_equal(face.columns["texnumber"], [7] * 12)
+
+
+def test_triangles_and_quads_in_one_binary_ply(tmp_path):
+    faces = [*QUADS[:3], *([q[0], *q[k : k + 2]] for q in QUADS[3:] for k in (1, 2))]
+    head = PLY[: PLY.index("property list uchar float")] + "end_header\n"
+    head = head.replace("ascii", "binary_little_endian").replace("face 12", f"face {len(faces)}")
+    body = b"".join(struct.pack(f"<B{len(face)}i", len(face), *face) for face in faces)
+    contents = head.encode() + VERTICES.astype("<f4").tobytes() + body
+    (tmp_path / "mixed.ply").write_bytes(contents)
+    mesh = read_mesh(tmp_path / "mixed.ply")
+    assert mesh.area == pytest.approx(AREA) and mesh.volume == pytest.approx(24)
+    assert ply_bytes(read_ply(contents)) == contents
+
+
+@pytest.mark.parametrize("kind", ["vertex", "face"])
+@pytest.mark.parametrize("encoding", ["ascii", "binary"])
+def test_colours_of_others_in_ply(tmp_path, kind, encoding):
+    mesh = trimesh.Trimesh(VERTICES, FACES, process=False)
+    colours = np.random.default_rng(0).integers(0, 255, (8 if kind == "vertex" else 12, 4))
+    setattr(mesh.visual, f"{kind}_colors", colours.astype(np.uint8))
+    mesh.export(tmp_path / "theirs.ply", encoding=encoding)
+    ours = read_mesh(tmp_path / "theirs.ply").visual
+    assert ours.kind == kind
+    np.testing.assert_array_equal(getattr(ours, f"{kind}_colors"), colours)
+
+
+COLOURED = {
+    "a.obj": f"mtllib a.mtl\n{POINTS}{TEXTURE}usemtl one\n{obj_rows(QUADS)}",
+    "a.ply": PLY.replace("float z\n", "float z\nproperty float quality\nproperty uchar red\n")
+    + rows([[*v, 0.5, k] for k, v in enumerate(VERTICES)])
+    + rows([[3, *face, 6, *[0.25] * 6, 7] for face in FACES]),
+    "a.off": f"STCNOFF\n8 6 0\n{rows([[*v, 0, 0, 1, 9, 8, 7, 255, 0.5, 0.5] for v in VERTICES])}"
+    + rows([[4, *quad, 1, 2, 3] for quad in QUADS]),
+}
+
+
+@pytest.mark.parametrize("name", COLOURED)
+def test_a_moved_mesh_keeps_what_its_file_held(tmp_path, name):
+    source, out = tmp_path / name, tmp_path / f"moved{name[1:]}"
+    source.write_text(COLOURED[name])
+    moved = read_mesh(source).vertices + UTM + 1e-7
+    if name == "a.ply":
+        write_moved(source, moved, out)
+        before, after = read_ply(source.read_bytes()), read_ply(out.read_bytes())
+        vertex = after.element("vertex")
+        assert vertex.stacked(("quality", "red")).tolist() == [[0.5, k] for k in range(8)]
+        for name in before.element("face").columns:
+            columns = (each.element("face").columns[name] for each in (before, after))
+            values = [getattr(column, "values", column) for column in columns]
+            np.testing.assert_array_equal(*values)
+    else:
+        with pytest.warns(UserWarning, match=f"'{name}': left out .* are the normals of the vert"):
+            write_moved(source, moved, out)
+        skipped = {"a.obj": ("v ", "vn "), "a.off": ()}[name]
+        said = [line for line in out.read_text().splitlines() if not line.startswith(skipped)]
+        kept = {
+            "a.obj": [
+                line.replace("/1 ", " ").removesuffix("/1") if line[0] == "f" else line
+                for line in COLOURED[name].splitlines()
+                if not line.startswith(skipped)
+            ],
+            "a.off": ["STCOFF", "8 6 0"]
+            + [f"{x!r} {y!r} {z!r} 9 8 7 255 0.5 0.5" for x, y, z in moved.tolist()]
+            + [f"4 {' '.join(map(str, quad))} 1 2 3" for quad in QUADS],
+        }[name]
+        assert said == kept
+    again = read_mesh(out)
+    np.testing.assert_array_equal(again.vertices, moved)
+    np.testing.assert_array_equal(again.faces, read_mesh(source).faces)
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix", "lost"),
+    [
+        ("a.obj", ".ply", "normals of the vertices.*, texture coordinates, materials"),
+        ("a.ply", ".obj", "quality of its vertex elements, texcoord, texnumber of its face"),
+        ("a.off", ".ply", "normals of the vertices.*, texture coordinates, colours of the faces"),
+        ("a.off", ".stl", "cannot hold the colours of its vertices"),
+    ],
+)
+def test_what_another_kind_of_file_cannot_hold_is_said(tmp_path, name, suffix, lost):
+    (tmp_path / name).write_text(COLOURED[name])
+    mesh = read_mesh(tmp_path / name)
+    with pytest.warns(UserWarning, match=lost):
+        write_moved(tmp_path / name, mesh.vertices + 1, tmp_path / f"b{suffix}")
+    again = read_mesh(tmp_path / f"b{suffix}")
+    if suffix != ".stl":
+        np.testing.assert_allclose(again.vertices, VERTICES + 1)
+    if (name, suffix) == ("a.off", ".ply"):
+        np.testing.assert_array_equal(again.visual.vertex_colors[:, :3], [[9, 8, 7]] * 8)
+
+
+def test_moved_vertices_are_as_many(tmp_path):
+    (tmp_path / "a.ply").write_text(COLOURED["a.ply"])
+    with pytest.raises(ValueError, match=r"vertices must have the shape \(8, 3\)"):
+        write_moved(tmp_path / "a.ply", VERTICES[:7], tmp_path / "b.ply")
+
+
 def test_stl_vertices_are_merged_only_where_they_are_equal(tmp_path):
     tiny = VERTICES * 1e-9
     facets = np.zeros(12, [("n", "<f4", 3), ("v", "<f4", (3, 3)), ("a", "<u2")])
@@ -97,7 +225,8 @@ def test_stl_vertices_are_merged_only_where_they_are_equal(tmp_path):
 def test_written_coordinates_keep_their_digits(tmp_path, suffix, scale):
     vertices = scale * (VERTICES / 7 + UTM)
     mesh = trimesh.Trimesh(vertices, FACES, process=False)
-    mesh.visual.vertex_colors = np.random.default_rng(0).integers(0, 255, (8, 4))
+    if suffix != ".off":
+        mesh.visual.vertex_colors = np.random.default_rng(0).integers(0, 255, (8, 4))
     write_mesh(mesh, tmp_path / f"mesh{suffix}")
     options = {"maintain_order": True} if suffix == ".obj" else {}
     theirs = trimesh.load(tmp_path / f"mesh{suffix}", process=False, **options)
@@ -122,6 +251,7 @@ def test_what_cannot_be_kept_is_said(tmp_path):
         write_mesh(trimesh.PointCloud(VERTICES), tmp_path / "cloud.obj")
 
 
+FLAT = PLY.replace("float z", "float w").replace("face 12", "face 0")
 HUGE = PLY.replace("element vertex 8", "element vertex 4000000000")
 
 
@@ -144,7 +274,7 @@ HUGE = PLY.replace("element vertex 8", "element vertex 4000000000")
         (
             "far.ply",
             PLY + rows(VERTICES) + rows([[3, 0, 1, 8, *[6] * 7, 0]] * 12),
-            "8 is out of bounds",
+            "12 of its 12 faces name",
         ),
         (
             "minus.ply",
@@ -153,7 +283,21 @@ HUGE = PLY.replace("element vertex 8", "element vertex 4000000000")
         ),
         ("huge.ply", HUGE + rows(VERTICES), ""),
         ("huge2.ply", HUGE.replace("ascii", "binary_little_endian") + rows(VERTICES), ""),
-        ("cut.ply", PLY[:90], ""),
+        ("cut.ply", PLY[:90], "no header that begins with ply"),
+        ("rows.ply", PLY + rows(VERTICES) + "3 0 1 2 0 0\n", "ends before its 12 rows of face do"),
+        ("word.ply", PLY + rows(VERTICES) + rows([[3, "a", 1, 2, 0, 0]] * 12), "convert"),
+        ("half.ply", PLY + rows(VERTICES) + rows([[3, 0.5, 1, 2, 0, 0]] * 12), "no whole number"),
+        ("less.ply", PLY + rows(VERTICES) + rows([[-3, 0, 1, 2, 0, 0]] * 12), "the length -3"),
+        ("long.ply", PLY + "1" * 99, "a word of 99 letters"),
+        ("kind.ply", PLY.replace("float x", "real x"), "header has the line 'property real x'"),
+        ("twice.ply", PLY.replace("float y", "float x"), "vertex has two 'x'"),
+        ("flat.ply", FLAT + rows(VERTICES), "no vertices of x, y"),
+        ("bare.ply", PLY.replace("ascii 1.0", "utf 8"), "line 'format utf 8'"),
+        (
+            "other.ply",
+            PLY.replace("vertex_indices", "corners") + rows(VERTICES) + "3 0 1 2 0 0\n" * 12,
+            "no list of vertex_indices",
+        ),
         ("nan.off", "OFF\n3 1 0\n0 0 nan\n1 0 0\n0 1 0\n3 0 1 2\n", "points must be finite"),
     ],
 )

@@ -179,9 +179,10 @@ def warp(options):
     import numpy as np
 
     import zoo
-    from zoo.data.scan import MESH_SUFFIXES, TABLE_SUFFIXES, read_mesh, write_mesh
+    from zoo.data.scan import MESH_SUFFIXES, TABLE_SUFFIXES, read_mesh
     from zoo.io.images import image_suffix
     from zoo.io.landmarks import read_named_landmarks, write_landmarks
+    from zoo.io.meshes import write_moved
 
     check_file(options.out)
     transform = zoo.Transform.load(options.transform)
@@ -189,10 +190,9 @@ def warp(options):
     if image_suffix(options.moving):
         _warp_image(transform, options)
     elif suffix in MESH_SUFFIXES:
-        mesh = read_mesh(options.moving)
+        vertices = np.asarray(read_mesh(options.moving).vertices)
         load_keras()
-        mesh.vertices = transform.move(np.asarray(mesh.vertices))
-        write_mesh(mesh, options.out)
+        write_moved(options.moving, transform.move(vertices), options.out)
     elif suffix in TABLE_SUFFIXES or (
         # A .vtk may be a cloud or landmarks: what is to be written decides.
         suffix == ".vtk" and options.out.suffix.lower() in TABLE_SUFFIXES

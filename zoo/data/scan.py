@@ -233,7 +233,7 @@ def _read_scan(path: Path) -> dict:
         loaded = _merged(loaded)
     if hasattr(loaded, "faces") and len(loaded.faces):
         return _mesh_parts(loaded, path.name)
-    return {"points": np.array(loaded.vertices), "normals": _ply_normals(loaded)}
+    return {"points": np.array(loaded.vertices), "normals": loaded.metadata.get("normals")}
 
 
 def _merged(mesh):
@@ -273,17 +273,6 @@ def _normals_of(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     placed = vertices - vertices.mean(axis=0)
     placed /= max(np.abs(placed).max(), 1e-300)
     return np.array(trimesh.Trimesh(placed, faces, process=False).vertex_normals)
-
-
-def _ply_normals(cloud) -> np.ndarray | None:
-    # trimesh drops the normals of a cloud but keeps the raw table of a .ply file: a structured
-    # array of a binary file, a dict of columns of a text file.
-    table = cloud.metadata.get("_ply_raw", {}).get("vertex", {}).get("data", {})
-    columns = table if isinstance(table, dict) else table.dtype.names or ()
-    names = ("nx", "ny", "nz")
-    if not set(names) <= set(columns):
-        return None
-    return np.stack([np.ravel(table[name]) for name in names], axis=-1)
 
 
 def _read_table(path: Path, suffix: str) -> dict:

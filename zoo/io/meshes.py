@@ -11,8 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from zoo.io import existing, written_whole
+from zoo.io.ply import Element, Lists, Ply, ply_bytes, read_ply
 
 MESH_SUFFIXES = (".ply", ".obj", ".stl", ".off")
+NORMALS = "the normals of the vertices, which turn with the surface"
+UNCOLOURED = {(".stl", "vertex"), (".stl", "face"), (".off", "vertex"), (".off", "face")}
+UNCOLOURED |= {(".obj", "face")}
+"""Of which suffix there is no writer for the colours of what."""
+COLOURS = ("red", "green", "blue")
+CORNERS = ("vertex_indices", "vertex_index")
 SINGLE = 1e-6  # share of the extent that single precision may move a vertex of an .stl
 
 
@@ -20,7 +27,8 @@ def read_mesh(path: str | Path):
     """Reads a mesh or cloud with the vertices of the file, all of them, in its order.
 
     Polygons become fans of triangles. Materials and texture coordinates, for which others split
-    vertices, are left out; normals of the vertices are kept where the file gives each of them one.
+    vertices, are left out, as are further properties of a .ply; colours of the vertices, or else of
+    the faces of a .ply, and normals of the vertices are kept where the file gives each of them one.
 
     Args:
         path: .ply, .obj, .stl or .off.
@@ -70,6 +78,10 @@ def write_mesh(mesh, path: str | Path) -> None:
         raise ValueError(
             f"path: {path.name!r} cannot hold a cloud without faces; use .ply or .xyz."
         )
+    colours = getattr(getattr(mesh, "visual", None), "kind", None)
+    if (suffix, colours) in UNCOLOURED:
+        whose = {"vertex": "vertices", "face": "faces"}[colours]
+        _say(f"{path.name!r} cannot hold the colours of its {whose}; a .ply keeps them.")
     vertices = np.asarray(mesh.vertices, dtype=np.float64)
     largest = float(np.abs(vertices).max(initial=0.0))
     with written_whole(path) as partial:
@@ -78,11 +90,9 @@ def write_mesh(mesh, path: str | Path) -> None:
         elif suffix == ".stl":
             lost = np.abs(vertices.astype(np.float32) - vertices).max(initial=0.0)
             if lost > SINGLE * np.ptp(vertices, axis=0).max(initial=0.0):
-                warnings.warn(
+                _say(
                     f"{path.name!r} holds single precision, which moves vertices by up to "
-                    f"{lost:.3g}; a .ply keeps them.",
-                    UserWarning,
-                    stacklevel=2,
+                    f"{lost:.3g}; a .ply keeps them."
                 )
             mesh.export(partial)
         else:
@@ -91,27 +101,81 @@ def write_mesh(mesh, path: str | Path) -> None:
             mesh.export(partial, digits=min(max(16 - magnitude, 8), 300))
 
 
+def write_moved(source: str | Path, vertices: np.ndarray, path: str | Path) -> None:
+    """Writes a mesh or cloud once more, with its vertices elsewhere.
+
+    A file of the same suffix (but .stl) keeps all else that is in it: polygons, colours, texture
+    coordinates, the names of materials, properties of other programs. Another suffix gets what
+    `read_mesh` keeps and `write_mesh` can write. A warning says what is left out, normals of the
+    vertices among them, which turn with the surface.
+
+    Args:
+        source: .ply, .obj, .stl or .off.
+        vertices: `[n, 3]`, those of `read_mesh`, moved.
+        path: likewise; the file appears complete or not at all.
+
+    Raises:
+        FileNotFoundError: if there is no such source.
+        ValueError: as `read_mesh` and `write_mesh`; and for another number of vertices.
+    """
+    mesh = read_mesh(source)
+    source, path = existing(source), Path(path)
+    suffix = source.suffix.lower()
+    vertices = np.asarray(vertices, dtype=np.float64)
+    if vertices.shape != np.shape(mesh.vertices):
+        raise ValueError(
+            f"vertices must have the shape {np.shape(mesh.vertices)} of those of {source.name!r}, "
+            f"not {vertices.shape}."
+        )
+    same = suffix == path.suffix.lower()
+    lost = []
+    if suffix == ".ply":
+        ply = read_ply(source.read_bytes())
+        lost = _ply_lost(ply, same)
+        contents = _moved_ply(ply, vertices) if same else b""
+    elif suffix in (".obj", ".off"):
+        text = _text_of(source, "surrogateescape")
+        lost = _obj_lost(text, same) if suffix == ".obj" else _off_lost(text, same)
+        moved = _moved_obj if suffix == ".obj" else _moved_off
+        contents = moved(text, vertices).encode("utf-8", "surrogateescape") if same else b""
+    if lost:
+        _say(f"{source.name!r}: left out of {path.name!r} are {', '.join(lost)}.")
+    if same and suffix != ".stl":
+        with written_whole(path) as partial:
+            partial.write_bytes(contents)
+        return
+    mesh.vertices = vertices
+    write_mesh(mesh, path)
+
+
+def _say(text: str) -> None:
+    warnings.warn(text, UserWarning, stacklevel=3)
+
+
 def load_mesh(path: Path, suffix: str):
     """As `read_mesh`, with the errors of whatever parses the file."""
     import trimesh
 
     if suffix in (".obj", ".off"):
-        text = path.read_bytes().decode("utf-8-sig", "replace")
+        text = _text_of(path, "replace")
         parts = _parse_obj(text) if suffix == ".obj" else _parse_off(text)
-        if not len(parts["faces"]):
-            return trimesh.PointCloud(parts["vertices"])
-        _check_faces(parts["faces"], len(parts["vertices"]))
-        return trimesh.Trimesh(**parts, process=False)
-    data = io.BytesIO(path.read_bytes())
-    options = {"fix_texture": False, "skip_materials": True} if suffix == ".ply" else {}
-    loaded = trimesh.load(data, file_type=suffix[1:], process=False, **options)
-    if isinstance(loaded, trimesh.Scene):
-        loaded = loaded.to_geometry()
-    if "tristrips" in loaded.metadata.get("_ply_raw", {}):
-        raise ValueError("it holds strips of triangles; write it as triangles, as MeshLab does")
-    if hasattr(loaded, "faces"):
-        _check_faces(loaded.faces, len(loaded.vertices))
-    return loaded
+    elif suffix == ".ply":
+        parts = _parse_ply(read_ply(path.read_bytes()))
+    else:
+        data = io.BytesIO(path.read_bytes())
+        loaded = trimesh.load(data, file_type="stl", process=False)
+        return loaded.to_geometry() if isinstance(loaded, trimesh.Scene) else loaded
+    if not len(parts["faces"]):
+        cloud = trimesh.PointCloud(parts["vertices"], colors=parts.get("vertex_colors"))
+        # trimesh has no place for the normals of a cloud.
+        cloud.metadata["normals"] = parts.get("vertex_normals")
+        return cloud
+    _check_faces(parts["faces"], len(parts["vertices"]))
+    return trimesh.Trimesh(**parts, process=False)
+
+
+def _text_of(path: Path, errors: str) -> str:
+    return path.read_bytes().decode("utf-8", errors).removeprefix("\ufeff")
 
 
 def _check_faces(faces, count: int) -> None:
@@ -126,7 +190,7 @@ def _check_faces(faces, count: int) -> None:
 def _parse_obj(text: str) -> dict:
     """Vertices, triangles, and the normals and colours that every vertex has, if it has."""
     vertices, directions, faces, normal_of = [], [], [], {}
-    for line in text.replace("\\\r\n", " ").replace("\\\n", " ").splitlines():
+    for line in _obj_lines(text):
         parts = line.partition("#")[0].split()
         if not parts:
             continue
@@ -152,12 +216,45 @@ def _parse_obj(text: str) -> dict:
     parts = {"vertices": table, "faces": np.array(faces, dtype=np.int64).reshape(-1, 3)}
     if vertices and all(len(row) == 6 for row in vertices):
         colours = np.array([row[3:] for row in vertices], dtype=np.float64)
-        scale = 255 if colours.max() <= 1 else 1
-        parts["vertex_colors"] = np.clip(np.rint(colours * scale), 0, 255).astype(np.uint8)
+        parts["vertex_colors"] = _octets(colours, colours.max() <= 1)
     known = np.array([normal_of.get(k, -1) for k in range(len(table))], dtype=np.int64)
     if len(known) and known.min() >= 0 and known.max() < len(directions):
         parts["vertex_normals"] = np.array(directions, dtype=np.float64)[known]
     return parts
+
+
+def _octets(colours: np.ndarray, shares: bool) -> np.ndarray:
+    """Colours as octets, which may be given as shares of one."""
+    return np.clip(np.rint(colours * (255 if shares else 1)), 0, 255).astype(np.uint8)
+
+
+def _obj_lines(text: str) -> list[str]:
+    return text.replace("\\\r\n", " ").replace("\\\n", " ").splitlines()
+
+
+def _obj_lost(text: str, same: bool) -> list[str]:
+    """What of an .obj is not written again."""
+    words = {line.split(None, 1)[0] for line in _obj_lines(text) if line.strip()}
+    lost = [NORMALS] if "vn" in words else []
+    if not same:
+        lost += ["texture coordinates"] if "vt" in words else []
+        lost += ["materials"] if words & {"usemtl", "mtllib"} else []
+    return lost
+
+
+def _moved_obj(text: str, vertices: np.ndarray) -> str:
+    """The lines of an .obj with other vertices, without normals."""
+    lines, rows = [], iter(vertices.tolist())
+    for line in _obj_lines(text):
+        parts = line.partition("#")[0].split()
+        if not parts or parts[0] not in ("v", "vn", "f"):
+            lines.append(line)
+        elif parts[0] == "v":
+            lines.append(" ".join(("v", *map(repr, next(rows)), *parts[4:])))
+        elif parts[0] == "f":
+            corners = ("/".join(each.split("/")[:2]).rstrip("/") for each in parts[1:])
+            lines.append(" ".join(("f", *corners)))
+    return "\n".join((*lines, ""))
 
 
 def _from_one(reference: str, count: int) -> int:
@@ -169,16 +266,8 @@ def _from_one(reference: str, count: int) -> int:
 
 
 def _parse_off(text: str) -> dict:
-    """Vertices and triangles; colours and normals are left out."""
-    lines = [each for line in text.splitlines() if (each := line.partition("#")[0].split())]
-    if not lines:
-        raise ValueError("it is empty")
-    header = re.fullmatch(r"(ST)?C?N?OFF", lines[0][0].upper())
-    if not header or "BINARY" in (word.upper() for word in lines[0][1:2]):
-        raise ValueError("it does not begin with OFF in plain text")
-    # The numbers may stand on the line of the word.
-    lines[0] = lines[0][1:]
-    lines = lines if lines[0] else lines[1:]
+    """Vertices, triangles and the colours of vertices; the rest is left out."""
+    header, lines = _off_lines(text)
     vertex_count, face_count = (int(number) for number in lines[0][:2])
     if min(vertex_count, face_count) < 0 or len(lines) - 1 < vertex_count + face_count:
         raise ValueError(
@@ -195,7 +284,119 @@ def _parse_off(text: str) -> dict:
             raise ValueError(f"a face of {size} corners is {' '.join(row)!r:.60}")
         # One or two corners are a point or a line.
         faces += [(corners[0], *corners[k : k + 2]) for k in range(1, size - 1)]
-    return {"vertices": vertices, "faces": np.array(faces, dtype=np.int64).reshape(-1, 3)}
+    parts = {"vertices": vertices, "faces": np.array(faces, dtype=np.int64).reshape(-1, 3)}
+    first = 6 if "N" in header else 3
+    if "C" in header and rows and all(len(row) >= first + 3 for row in rows):
+        words = [row[first : first + 3] for row in rows]
+        # Whole numbers are octets; 1 is one of 255 there, and all of it in 1.0.
+        shares = any("." in word for row in words for word in row)
+        parts["vertex_colors"] = _octets(np.array(words, dtype=np.float64), shares)
+    return parts
+
+
+def _off_lines(text: str) -> tuple[str, list[list[str]]]:
+    """The word of the header, and the words of the lines that follow it."""
+    lines = [each for line in text.splitlines() if (each := line.partition("#")[0].split())]
+    if not lines:
+        raise ValueError("it is empty")
+    header = lines[0][0].upper()
+    if not re.fullmatch(r"(ST)?C?N?OFF", header) or "BINARY" in map(str.upper, lines[0][1:2]):
+        raise ValueError("it does not begin with OFF in plain text")
+    # The numbers may stand on the line of the word.
+    lines[0] = lines[0][1:]
+    return header, lines if lines[0] else lines[1:]
+
+
+def _off_lost(text: str, same: bool) -> list[str]:
+    """What of an .off is not written again."""
+    header, lines = _off_lines(text)
+    vertex_count, face_count = (int(number) for number in lines[0][:2])
+    lost = [NORMALS] if "N" in header else []
+    if not same:
+        faces = lines[1 + vertex_count : 1 + vertex_count + face_count]
+        lost += ["texture coordinates"] if "ST" in header else []
+        lost += ["colours of the faces"] if any(len(r) > 1 + int(r[0]) for r in faces) else []
+    return lost
+
+
+def _moved_off(text: str, vertices: np.ndarray) -> str:
+    """The lines of an .off with other vertices, without normals."""
+    header, lines = _off_lines(text)
+    first = 6 if "N" in header else 3
+    moved = [
+        [*map(repr, row), *line[first:]]
+        for row, line in zip(vertices.tolist(), lines[1:], strict=False)
+    ]
+    lines[1 : 1 + len(moved)] = moved
+    return "\n".join([header.replace("N", ""), *map(" ".join, lines), ""])
+
+
+def _parse_ply(ply: Ply) -> dict:
+    """Vertices and triangles, and the normals and colours that the file has."""
+    vertex, face = ply.element("vertex"), ply.element("face")
+    vertices = None if vertex is None else vertex.stacked(("x", "y", "z"))
+    if vertices is None:
+        raise ValueError("it has no vertices of x, y and z")
+    if ply.element("tristrips") is not None:
+        raise ValueError("it holds strips of triangles; write it as triangles, as MeshLab does")
+    parts = {"vertices": vertices.astype(np.float64), "faces": np.zeros((0, 3), np.int64)}
+    normals = vertex.stacked(("nx", "ny", "nz"))
+    if normals is not None:
+        parts["vertex_normals"] = normals.astype(np.float64)
+    if _colours(vertex) is not None:
+        parts["vertex_colors"] = _colours(vertex)
+    if face is None or not face.count:
+        return parts
+    corners = next((face.columns[name] for name in CORNERS if name in face.columns), None)
+    if not isinstance(corners, Lists):
+        raise ValueError("its faces have no list of vertex_indices")
+    # Of one or two corners there is no triangle.
+    many = np.maximum(corners.lengths - 2, 0)
+    of = np.repeat(np.arange(face.count), many)
+    start = (np.cumsum(corners.lengths) - corners.lengths)[of]
+    turn = np.arange(len(of)) - np.repeat(np.cumsum(many) - many, many)
+    at = np.stack([start, start + turn + 1, start + turn + 2], axis=1)
+    parts["faces"] = corners.values[at].astype(np.int64)
+    if "vertex_colors" not in parts and _colours(face) is not None:
+        parts["face_colors"] = _colours(face)[of]
+    return parts
+
+
+def _colours(element: Element) -> np.ndarray | None:
+    for names in ((*COLOURS, "alpha"), COLOURS):
+        colours = element.stacked(names)
+        if colours is not None:
+            return _octets(colours, element.kinds["red"][0][0] == "f")
+    return None
+
+
+def _ply_lost(ply: Ply, same: bool) -> list[str]:
+    """What of a .ply is not written again."""
+    vertex = ply.element("vertex")
+    lost = [NORMALS] if vertex.stacked(("nx", "ny", "nz")) is not None else []
+    if same:
+        return lost
+    colours = (*COLOURS, "alpha")
+    known = {"vertex": ("x", "y", "z", "nx", "ny", "nz", *colours), "face": CORNERS}
+    if _colours(vertex) is None:
+        known["face"] += colours
+    for element in ply.elements:
+        names = [name for name in element.kinds if name not in known.get(element.name, ())]
+        if names and element.count:
+            lost.append(f"{', '.join(names)} of its {element.name} elements")
+    return lost
+
+
+def _moved_ply(ply: Ply, vertices: np.ndarray) -> bytes:
+    """A binary .ply with other vertices in double precision, without normals."""
+    vertex = ply.element("vertex")
+    for column, name in enumerate("xyz"):
+        vertex.kinds[name] = "f8", None
+        vertex.columns[name] = vertices[:, column]
+    for name in ("nx", "ny", "nz"):
+        vertex.kinds.pop(name, None)
+        vertex.columns.pop(name, None)
+    return ply_bytes(ply)
 
 
 def _with_doubles(ply: bytes, vertices: np.ndarray) -> bytes:
