@@ -7,6 +7,8 @@ import zoo
 from zoo.geometry import Grid
 from zoo.io.images import read_labels, write_labels
 from zoo.io.landmarks import read_named_landmarks, write_landmarks
+from zoo.io.meshes import read_mesh
+from zoo.transform import Affine
 
 
 @pytest.mark.parametrize(
@@ -49,6 +51,22 @@ def test_warp_keeps_the_names_of_landmarks(run, shift, tmp_path):
     names, points = read_named_landmarks(out)
     assert names == ["nose", "chin"]
     np.testing.assert_allclose(points, [[1, 2], [2, 3]], atol=1e-4)
+
+
+def test_warp_keeps_texture_coordinates_and_says_what_it_drops(run, tmp_path):
+    points = "v 0 0 0 1 0 0\nv 1 0 0 0 1 0\nv 0 1 0 0 0 1\n"
+    rest = "vt 0 0\nvt 1 0\nvt 0 1\nusemtl red\nf 1/1 2/2 3/3\n"
+    (tmp_path / "a.obj").write_text(points + rest)
+    Affine(np.eye(3), [3.0, 0.0, 0.0]).save(tmp_path / "shift.h5")
+    words = ("warp", tmp_path / "a.obj", tmp_path / "shift.h5", "--out")
+    status, _, err = run(*words, tmp_path / "b.obj")
+    assert status == 0 and "left out" not in err
+    moved = "v -3.0 0.0 0.0 1 0 0\nv -2.0 0.0 0.0 0 1 0\nv -3.0 1.0 0.0 0 0 1\n"
+    assert (tmp_path / "b.obj").read_text() == moved + rest
+    status, _, err = run(*words, tmp_path / "b.ply")
+    assert status == 0 and "left out of 'b.ply' are texture coordinates, materials" in err
+    colours = read_mesh(tmp_path / "b.ply").visual.vertex_colors
+    np.testing.assert_array_equal(colours[:, :3], 255 * np.eye(3))
 
 
 @pytest.mark.parametrize("suffix", [".xyz", ".npy", ".npz"])

@@ -201,6 +201,13 @@ def test_what_another_kind_of_file_cannot_hold_is_said(tmp_path, name, suffix, l
         np.testing.assert_array_equal(again.visual.vertex_colors[:, :3], [[9, 8, 7]] * 8)
 
 
+@pytest.mark.parametrize(("name", "beside"), [("a.obj", "a.mtl"), ("a.ply", "absent.jpg")])
+def test_files_beside_a_moved_mesh_are_named(tmp_path, name, beside):
+    (tmp_path / name).write_text(COLOURED[name])
+    with pytest.warns(UserWarning, match=f"names {beside}, to be copied from {tmp_path}"):
+        write_moved(tmp_path / name, VERTICES, tmp_path / "other" / name)
+
+
 def test_moved_vertices_are_as_many(tmp_path):
     (tmp_path / "a.ply").write_text(COLOURED["a.ply"])
     with pytest.raises(ValueError, match=r"vertices must have the shape \(8, 3\)"):

@@ -137,6 +137,7 @@ def register(options):
     keras = load_keras()
     from zoo.io import written_whole
     from zoo.io.images import write_field
+    from zoo.io.meshes import write_moved
     from zoo.registration import Measured
 
     keras.utils.set_random_seed(options.seed)
@@ -156,6 +157,8 @@ def register(options):
         measured.moved.write(options.out / moved)
         write_field(options.out / "warp.nii.gz", measured.displacement, pair.fixed.grid)
         written.add("warp.nii.gz")
+    elif moved == "moved.ply" and options.moving.suffix.lower() in (".ply", ".obj", ".off"):
+        write_moved(options.moving, measured.moved_points, options.out / moved)
     else:
         _write_cloud(options.out / moved, measured.moved_points, pair.moving.faces)
     _draw(measured, options.out / "registration.png")

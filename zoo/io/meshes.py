@@ -107,7 +107,8 @@ def write_moved(source: str | Path, vertices: np.ndarray, path: str | Path) -> N
     A file of the same suffix (but .stl) keeps all else that is in it: polygons, colours, texture
     coordinates, the names of materials, properties of other programs. Another suffix gets what
     `read_mesh` keeps and `write_mesh` can write. A warning says what is left out, normals of the
-    vertices among them, which turn with the surface.
+    vertices among them, which turn with the surface, and which files of materials and textures are
+    not in the folder of the new file.
 
     Args:
         source: .ply, .obj, .stl or .off.
@@ -119,7 +120,7 @@ def write_moved(source: str | Path, vertices: np.ndarray, path: str | Path) -> N
         ValueError: as `read_mesh` and `write_mesh`; and for another number of vertices.
     """
     mesh = read_mesh(source)
-    source, path = existing(source), Path(path)
+    source, path = existing(source), Path(path).expanduser()
     suffix = source.suffix.lower()
     vertices = np.asarray(vertices, dtype=np.float64)
     if vertices.shape != np.shape(mesh.vertices):
@@ -141,11 +142,23 @@ def write_moved(source: str | Path, vertices: np.ndarray, path: str | Path) -> N
     if lost:
         _say(f"{source.name!r}: left out of {path.name!r} are {', '.join(lost)}.")
     if same and suffix != ".stl":
+        beside = _named_by(source.read_bytes(), suffix)
+        if beside and path.parent.resolve() != source.parent.resolve():
+            _say(f"{path.name!r} names {', '.join(beside)}, to be copied from {source.parent}.")
         with written_whole(path) as partial:
             partial.write_bytes(contents)
         return
     mesh.vertices = vertices
     write_mesh(mesh, path)
+
+
+def _named_by(contents: bytes, suffix: str) -> list[str]:
+    """Files with materials and textures that a mesh expects beside it."""
+    line = {".obj": rb"mtllib[ \t]+(.+)", ".ply": rb"comment[ \t]+TextureFile[ \t]+(.+)"}
+    if suffix not in line:
+        return []
+    found = re.findall(rb"^[ \t]*" + line[suffix], contents, re.MULTILINE)
+    return [name.decode("utf-8", "replace").strip() for name in dict.fromkeys(found)]
 
 
 def _say(text: str) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from keras import ops
 from scipy.spatial import cKDTree
 
+from zoo.ops.compiling import in_float32
 from zoo.ops.sampling import sample
 from zoo.ops.splatting import density, distance_volume, to_voxels
 
@@ -68,7 +69,7 @@ class CloudTerm(keras.layers.Layer):
     """
 
     def __init__(self, fixed: np.ndarray, weights: np.ndarray, spacing: float, **kwargs):
-        super().__init__(dtype="float32", autocast=False, **kwargs)
+        super().__init__(autocast=False, **in_float32(kwargs))
         self.fixed, self.spacing = fixed, spacing
         self.point_weights = np.asarray(weights, dtype=np.float64)
         self.noise = self.constant(1.0, "noise")
