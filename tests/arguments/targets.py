@@ -24,6 +24,7 @@ from zoo.models.affine import AffineRegistration
 from zoo.models.dirvnet import DIRVNet
 from zoo.models.divroc import DiVRoC
 from zoo.models.igr import IGR, HalvingDecay, SurfaceSampler
+from zoo.models.resnet_lddmm import ResNetLDDMM
 from zoo.registration.chain import Chain
 from zoo.registration.stages import Stage
 from zoo.transform import Affine, Composed, Dense, Mapped, Velocity, scattered
@@ -72,21 +73,23 @@ def constructors() -> list[Target]:
             made.append(Target(f"metrics.{cls.__name__}", cls))
     made += [
         Target("losses.Temperature", Temperature, fine={"start": ["-0.5"]}),
-        Target(
-            "models.affine", AffineRegistration, {"dims": 2}, {"name": "name", "trainable": "flag"}
-        ),
+        Target("models.affine", AffineRegistration, {"dims": 2}, KERAS),
         Target(
             "models.dirvnet",
             functools.partial(DIRVNet),
             TINY_NET,
-            {"labels": "sizes?", "name": "name", "trainable": "flag"},
+            KERAS | {"labels": "sizes?"},
             also={"levels": [10**6], "units": [10**6], "filters": [10**7], "passes": [10**6]},
         ),
-        Target("models.divroc", DiVRoC, {"dims": 2}, also={"stages": [[], [{"lattice": 10**6}]]}),
+        Target("models.resnet_lddmm", ResNetLDDMM, {}, KERAS),
+        Target(
+            "models.divroc", DiVRoC, {"dims": 2}, KERAS, also={"stages": [[], [{"lattice": 10**6}]]}
+        ),
         Target(
             "models.igr",
             IGR,
             {"width": 8, "depth": 2, "skips": (2,)},
+            KERAS,
             also={"depth": [10**6], "width": [10**8]},
         ),
         Target("models.igr_sampler", SurfaceSampler, {"scan": shapes.sphere(100), "neighbours": 5}),
