@@ -337,8 +337,13 @@ def test_tanh_caps_crowded_voxels():
 def test_the_layer_is_the_function_in_float32():
     cloud = random((2, 50, 3)) / 3
     weights = np.abs(random((2, 50), 1))
-    layer = Rasteriser((5, 6, 9), sigma=1.0, squash="scaled", gain=0.1, dtype="float16")
-    image = layer(cloud, weights)
+    before = keras.config.dtype_policy()
+    try:
+        keras.config.set_dtype_policy("mixed_float16")
+        layer = Rasteriser((5, 6, 9), sigma=1.0, squash="scaled", gain=0.1)
+        image = layer(cloud, weights)
+    finally:
+        keras.config.set_dtype_policy(before)
     assert layer.compute_output_shape(cloud.shape) == tuple(image.shape) == (2, 5, 6, 9, 1)
     assert keras.backend.standardize_dtype(image.dtype) == "float32"
     expected = density(cloud, (5, 6, 9), weights, 1.0, "scaled", 0.1)
