@@ -1,7 +1,7 @@
 """ResNet-LDDMM beside its peers, on bodies, hands, faces and scans, and what a step costs.
 
     python tests/benchmarks/bench_lddmm.py DATA_FOLDER [--parts bodies hands faces scans steps]
-        [--quick]
+        [--quick] [--figure growth.png]
 
 DATA_FOLDER holds makehuman_bodies, ict_faces and shrec19_scans; what is absent is left out. Errors
 are distances in cm of all moved vertices from their true places, which no method gets to see:
@@ -14,8 +14,9 @@ most 1,500 of each, its motion then interpolated; `divroc` all of them.
 
 The steps: time and memory of one step of training by the published notebook's formulation (all
 points of both clouds at once, one nonlinearity, six blocks of the width 800, all N x N differences,
-written anew here) and by this one at the same width and the default number of drawn points; and the
-time of one step by the number of vertices.
+written anew here) and by this one at the same width and the default number of drawn points; the
+time of one step by the number of vertices, which --figure draws; and a whole fit of two meshes of
+50,000 vertices.
 """
 
 from __future__ import annotations
@@ -198,23 +199,53 @@ def scans(data: Path, quick: bool) -> None:
     )
 
 
-def steps(data: Path, quick: bool) -> None:
+def steps(data: Path, quick: bool, figure: Path | None = None) -> None:
     """Each in a process of its own, because memory is never given back."""
     count = 2_000 if quick else 10_000
-    for what in ("notebook", "zoo"):
-        subprocess.run([sys.executable, __file__, "--step", what, str(count)], check=True)
-    for size in SIZES[: 2 if quick else None]:
-        subprocess.run([sys.executable, __file__, "--step", "default", str(size)], check=True)
+    jobs = [("notebook", count), ("zoo", count)]
+    jobs += [("default", size) for size in SIZES[: 2 if quick else None]]
+    seconds = {}
+    for what, size in jobs if quick else [*jobs, ("meshes", 50_000)]:
+        command = [sys.executable, __file__, "--step", what, str(size)]
+        printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        print(printed, end="", flush=True)
+        seconds[what, size] = float(printed.split(": ")[1].split(" s")[0])
+    if figure is not None:
+        from matplotlib.figure import Figure
+
+        sizes = [size for what, size in jobs if what == "default"]
+        picture = Figure(figsize=(4.5, 3.2), dpi=120, layout="constrained")
+        axes = picture.subplots()
+        axes.plot(sizes, [seconds["default", size] for size in sizes], "o-", label="resnet_lddmm")
+        axes.plot([count], [seconds["notebook", count]], "s", label="notebook, width 800")
+        axes.plot([count], [seconds["zoo", count]], "o", label="resnet_lddmm, width 800")
+        axes.set(xscale="log", yscale="log", xlabel="vertices of each shape", ylabel="s per step")
+        axes.legend(fontsize=8)
+        picture.savefig(figure)
 
 
 def one_step(what: str, count: int) -> None:
-    """Prints time and memory of training steps of one kind."""
+    """Prints time and memory of training steps of one kind, or of a fit of meshes."""
     import keras
     from keras import ops
 
     import zoo
     from zoo.layers import ResidualFlow
 
+    if what == "meshes":
+        rows = round(count**0.5)
+        mesh = trimesh.creation.uv_sphere(count=(rows, rows))
+        moving = Scan(np.asarray(mesh.vertices), faces=np.asarray(mesh.faces))
+        pair = Pair(Scan(moving.points * (1.2, 1.0, 0.8), faces=moving.faces), moving)
+        begin = time.perf_counter()
+        zoo.create("resnet_lddmm").fit(pair, verbose=0)
+        seconds = time.perf_counter() - begin
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        count = len(moving)
+        print(
+            f"fit, meshes of {count} vertices: {seconds:.0f} s, {peak:.2f} GiB in all", flush=True
+        )
+        return
     random = np.random.default_rng(0)
     cloud = random.normal(size=(count, 3))
     cloud /= np.linalg.norm(cloud, axis=1, keepdims=True)
@@ -275,6 +306,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, nargs="?", help="the folder of the data sets")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--quick", action="store_true", help="a part of each")
+    parser.add_argument("--figure", type=Path, help="where the growth of a step is drawn")
     parser.add_argument("--step", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.step:
@@ -283,7 +315,8 @@ def main() -> None:
     if options.data is None:
         parser.error("the folder of the data sets is needed")
     for part in options.parts:
-        PARTS[part](options.data, options.quick)
+        drawn = {"figure": options.figure} if part == "steps" else {}
+        PARTS[part](options.data, options.quick, **drawn)
 
 
 if __name__ == "__main__":

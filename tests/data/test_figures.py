@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import trimesh
 
-from zoo.data.figures import BONES, POSES, articulated_figure, figure_pair, two_legs
+from zoo.data.figures import (
+    BONES,
+    POSES,
+    articulated_figure,
+    figure_pair,
+    random_figures,
+    random_pose,
+    two_legs,
+)
 
 
 @pytest.mark.parametrize("pose", POSES)
@@ -71,3 +79,18 @@ def test_legs_swing_rigidly_apart():
 def test_bad_arguments_are_named(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_random_figures_repeat_and_their_labels_are_partners():
+    first, again, other = (random_figures(seed, cells=20) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first.fixed.points, again.fixed.points)
+    assert not np.allclose(first.moving.points, other.moving.points)
+    posed = first.fixed.points[np.argsort(first.fixed_labels)]
+    # Neighbours along the surface stay neighbours; a wrong order would tear them apart.
+    edges = first.moving.faces[:, :2]
+    before, after = (
+        np.linalg.norm(np.diff(points[edges], axis=1)[:, 0], axis=1)
+        for points in (first.moving.points, posed)
+    )
+    assert np.median(np.abs(np.log(after / before))) < 0.3
+    assert set(random_pose(3)) <= set(BONES)

@@ -15,7 +15,14 @@ import zoo
 from zoo.api import info
 from zoo.data import shapes
 from zoo.data.chessboard import ChessboardPairs
-from zoo.recipes import Job, make_preset, registration_preset, surface_preset
+from zoo.recipes import (
+    Job,
+    cohort_preset,
+    flow_preset,
+    make_preset,
+    registration_preset,
+    surface_preset,
+)
 from zoo.recipes.clouds import benchmark_rows
 from zoo.recipes.skeleton import rows
 
@@ -83,6 +90,41 @@ def test_a_registration(run):
     assert "preview.png" in files
     protocols = [row["protocol"] for row in manifest["metrics"] if row["name"] == "epe"]
     assert protocols == ["held out", "held out, before training"]
+
+
+SHORT = {"width": 16, "blocks": 3, "points": 100, "steps": 20}
+
+
+def test_a_flow(run):
+    manifest, files = run(flow_preset, pair={"fixed": "wave", "cells": 20}, config=SHORT, **FACTS)
+    assert {"train.py", "preview.png", "card.md", "golden.npz"} <= files
+    assert manifest["training"]["data"].startswith("figure_pair(fixed='wave', cells=20)")
+    assert {row["name"] for row in manifest["metrics"]} == {
+        "error",
+        "initial_error",
+        "folds_percent",
+    }
+
+
+def test_a_cohort(run):
+    options = {
+        "seeds": range(2),
+        "test_seeds": [900],
+        "config": SHORT | {"codes": 4},
+        "learning_rate": 1e-3,
+        "cells": 20,
+        "whole": SHORT,
+    }
+    with pytest.raises(ValueError, match="steps must be a multiple of 20, not 30"):
+        run(cohort_preset, steps=30, **options, **FACTS)
+    manifest, _ = run(cohort_preset, steps=20, **options, **FACTS)
+    assert manifest["config"]["members"] == 2
+    starts = [row["protocol"] for row in manifest["metrics"] if row["name"] == "error"]
+    assert [each.partition(": ")[2] for each in starts] == [
+        "20 steps from the cohort",
+        "20 steps from zero",
+        "default, from zero",
+    ]
 
 
 class Line(zoo.Model):

@@ -18,6 +18,7 @@ EIGENFUNCTIONS = 64
 LARGEST = {"mesh": 30_000, "cloud": 6_000}  # points; larger shapes borrow those of a sample
 DRAWN = 3  # times as many are drawn on a mesh, of which those are taken that lie evenly
 NEIGHBOURS = 3  # of a point that borrows features
+TOUCHING = 16  # neighbours that a point of a cloud is meshed with; more reach the thigh from a hand
 SHIFT = -1e-4  # of the solver, below the eigenvalue 0 of a shape of area 1, relative to the next
 REMEMBERED = 16  # shapes
 
@@ -152,7 +153,7 @@ def _spectrum(points: np.ndarray, faces: np.ndarray | None, count: int):
     import robust_laplacian
 
     if faces is None:
-        laplacian, mass = robust_laplacian.point_cloud_laplacian(points)
+        laplacian, mass = robust_laplacian.point_cloud_laplacian(points, n_neighbors=TOUCHING)
     else:
         laplacian, mass = robust_laplacian.mesh_laplacian(points, faces)
     # With an area of one, signatures do not depend on the scale.

@@ -129,7 +129,7 @@ class ResNetLDDMM(Registration):
         steps: int = 500,
         points: int = 1500,
         features: int = 16,
-        feature_weight: float = 1.0,
+        feature_weight: float = 0.5,
         members: int = 0,
         codes: int = 32,
         seed: int = 0,

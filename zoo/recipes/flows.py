@@ -12,12 +12,20 @@ TASK = "registration"
 EPOCHS = 20  # of a cohort's training, between which its state is kept
 
 
-def flow_preset(recipe: str, *, pair: dict, method: str = "resnet_lddmm", **facts):
+def flow_preset(
+    recipe: str,
+    *,
+    pair: dict,
+    config: dict | None = None,
+    method: str = "resnet_lddmm",
+    **facts,
+):
     """Registers two generated figures, measures the flow, writes the preset.
 
     Args:
         recipe: `__file__` of the `train.py`; the preset is written to its folder by default.
         pair: arguments of `zoo.data.figures.figure_pair`.
+        config: constructor arguments; None for the defaults.
         method: name of the entry.
         **facts: further keys of the manifest: `licence`, `summary`, `notes`, `default`.
     """
@@ -27,7 +35,7 @@ def flow_preset(recipe: str, *, pair: dict, method: str = "resnet_lddmm", **fact
         from zoo.data.figures import figure_pair
         from zoo.view.paths import path_figure
 
-        figures, model = figure_pair(**pair), zoo.create(method)
+        figures, model = figure_pair(**pair), zoo.create(method, **(config or {}))
         words = ", ".join(f"{name}={value!r}" for name, value in pair.items())
         data = f"figure_pair({words}) of zoo.data.figures"
 
@@ -61,6 +69,7 @@ def cohort_preset(
     learning_rate: float,
     batch_size: int = 4,
     cells: int = 40,
+    whole: dict | None = None,
     method: str = "resnet_lddmm",
     seed: int = 0,
     **facts,
@@ -76,6 +85,8 @@ def cohort_preset(
         learning_rate: at the start of a cosine decay to a twentieth.
         batch_size: pairs in a step.
         cells: of the figures.
+        whole: constructor arguments of the fit from zero that the others are compared with; None
+            for the defaults.
         method: name of the entry.
         seed: of weights and batches.
         **facts: further keys of the manifest: `licence`, `summary`, `notes`, `default`.
@@ -90,7 +101,8 @@ def cohort_preset(
 
         model = zoo.create(method, members=len(seeds), seed=seed, **config)
         decay = keras.optimizers.schedules.CosineDecay(learning_rate, steps, alpha=0.05)
-        model.compile(keras.optimizers.Adam(decay, global_clipnorm=1.0))
+        # A fit to a pair has too few steps to repay XLA, this training has not.
+        model.compile(keras.optimizers.Adam(decay, global_clipnorm=1.0), jit_compile=True)
         test = [random_figures(each, cells) for each in test_seeds]
 
         def metrics() -> list[dict]:
@@ -101,7 +113,7 @@ def cohort_preset(
             for name, fitted in (
                 (f"{model.steps} steps from the cohort", model),
                 (f"{model.steps} steps from zero", zoo.create(method, **alone)),
-                ("default, from zero", zoo.create(method)),
+                ("default, from zero", zoo.create(method, **(whole or {}))),
             ):
                 protocol = f"all vertices, height 2: {name}"
                 found += rows(measured(fitted, test, fit=True), data, protocol, TASK)
