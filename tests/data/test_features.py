@@ -101,3 +101,9 @@ def test_the_same_shape_is_decomposed_once(monkeypatch):
 def test_what_is_no_surface_is_refused(scan, words):
     with pytest.raises(ValueError, match=words):
         wave_kernel_signatures(scan)
+
+
+@pytest.mark.parametrize("count", [10, 13, 17])
+def test_clouds_of_few_points_have_features(count):
+    cloud = Scan(np.random.default_rng(0).normal(size=(count, 3)))
+    assert np.isfinite(wave_kernel_signatures(cloud)).all()

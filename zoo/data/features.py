@@ -153,7 +153,8 @@ def _spectrum(points: np.ndarray, faces: np.ndarray | None, count: int):
     import robust_laplacian
 
     if faces is None:
-        laplacian, mass = robust_laplacian.point_cloud_laplacian(points, n_neighbors=TOUCHING)
+        near = min(TOUCHING, len(points) - 1)
+        laplacian, mass = robust_laplacian.point_cloud_laplacian(points, n_neighbors=near)
     else:
         laplacian, mass = robust_laplacian.mesh_laplacian(points, faces)
     # With an area of one, signatures do not depend on the scale.
