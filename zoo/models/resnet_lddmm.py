@@ -47,7 +47,7 @@ from zoo.transform import Mapped
 DATA = ("features", "chamfer", "normals", "sinkhorn", "varifold", "correspondence")
 EPOCH = 10  # steps
 CHUNK = 4096  # points that flow at a time
-FADED = 0.7  # of the training, after which features have no say any more
+FADED = 0.6  # of the training, after which features have no say any more
 WIDE, NARROW = 0.25, 0.08  # kernel of varifolds at first and at last, in half sides of the box
 MARGIN = 1.1  # of the frame around both shapes
 JUDGED = 5000  # points that suffice to tell whether a registration helps
@@ -125,8 +125,8 @@ class ResNetLDDMM(Registration):
         integrator: str = "euler",
         substeps: int = 1,
         lipschitz: float | None = None,
-        sigma: Sequence[float] = (0.1, 0.02),
-        steps: int = 500,
+        sigma: Sequence[float] = (0.1, 0.012),
+        steps: int = 700,
         points: int = 1500,
         features: int = 16,
         feature_weight: float = 0.5,
