@@ -14,8 +14,8 @@ TABLE = re.compile(r"(<!-- presets: .*? -->\n)(.*?)(<!-- end of presets -->)", r
 
 
 def table() -> str:
-    """Surfaces first, then registrations of images, then of clouds."""
-    return "\n".join([surfaces(), registrations(), clouds()])
+    """Surfaces first, then registrations of images, of clouds, and flows of meshes."""
+    return "\n".join([surfaces(), registrations(), clouds(), flows()])
 
 
 def surfaces() -> str:
@@ -73,6 +73,21 @@ def clouds() -> str:
             shown = [f"{values[name]:.2f}" for name in ("tre_mm", "worst_tre_mm")]
             shown += [f"{values['folds_percent']:.2g} %", f"{values['seconds']:.0f}"]
         lines.append(f"| {' | '.join([what, term, *shown])} |")
+    return "\n".join(lines) + "\n"
+
+
+def flows() -> str:
+    """One line for each preset and protocol; figures are about 2 high."""
+    lines = [
+        "| Preset | Protocol | Initial | Mean error | Folds | s | Training | Weights' licence |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for preset, protocols in _of("error"):
+        for protocol, values in protocols.items():
+            shown = [f"{values[name]:.3f}" for name in ("initial_error", "error")]
+            shown += [f"{values['folds_percent']:.2g} %"]
+            shown += [f"{values['seconds']:.0f}" if "seconds" in values else ""]
+            lines.append(_line(preset, protocol, *shown))
     return "\n".join(lines) + "\n"
 
 

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import trimesh
 from scipy.spatial import cKDTree
 
 import zoo.data.features as features
-from zoo.data.features import standardised, wave_kernel_signatures
+from zoo.data.features import spectral_likeness, standardised, wave_kernel_signatures
 from zoo.data.figures import articulated_figure
 from zoo.data.scan import Scan
 
@@ -107,3 +108,27 @@ def test_what_is_no_surface_is_refused(scan, words):
 def test_clouds_of_few_points_have_features(count):
     cloud = Scan(np.random.default_rng(0).normal(size=(count, 3)))
     assert np.isfinite(wave_kernel_signatures(cloud)).all()
+
+
+def test_spectra_tell_a_bent_body_from_another_shape():
+    rest, step = (articulated_figure(pose, cells=CELLS) for pose in ("rest", "step"))
+    ball = trimesh.creation.icosphere(subdivisions=3)
+    assert spectral_likeness(rest, rest) == 1.0
+    assert spectral_likeness(rest, step) > 0.8
+    assert spectral_likeness(rest, Scan(ball.vertices, faces=ball.faces)) < 0.2
+
+
+def test_parts_that_touch_are_heard_in_a_cloud_and_not_in_a_mesh():
+    apart, touching = (
+        trimesh.util.concatenate(
+            [trimesh.creation.capsule(2.0, 0.2).apply_translation((x, 0, 0)) for x in (0, gap)]
+        )
+        for gap in (1.0, 0.41)
+    )
+    meshes = [Scan(each.vertices, faces=each.faces) for each in (apart, touching)]
+    clouds = [
+        Scan(np.asarray(trimesh.sample.sample_surface(each, 1500, seed=k)[0]))
+        for k, each in enumerate((apart, touching))
+    ]
+    assert spectral_likeness(*meshes) > 0.99
+    assert spectral_likeness(*clouds) < 0.9

@@ -22,7 +22,10 @@ TOUCHING = 16  # neighbours that a point of a cloud is meshed with; more reach t
 SHIFT = -1e-4  # of the solver, below the eigenvalue 0 of a shape of area 1, relative to the next
 REMEMBERED = 16  # shapes
 
-_remembered: OrderedDict[tuple, np.ndarray] = OrderedDict()
+HEARD = 10  # eigenvalues that are compared
+UNLIKE = 0.25  # mean difference of their logarithms from which shapes are hardly alike
+
+_remembered: OrderedDict[tuple, tuple[np.ndarray, np.ndarray]] = OrderedDict()
 
 
 @checked(count=(1, 1024), eigenfunctions=(2, 1024))
@@ -57,6 +60,36 @@ def wave_kernel_signatures(
     Raises:
         ValueError: for a planar scan, or fewer than ten points.
     """
+    return _known(scan, count, eigenfunctions, as_cloud)[0]
+
+
+def spectral_likeness(first: Scan, second: Scan, count: int = 16, as_cloud: bool = False) -> float:
+    """How alike the lowest frequencies of two surfaces are, from 1 (the same) down to 0.
+
+    A body that bends keeps its frequencies, and another person's are similar. A fist seen as a bare
+    cloud has others than an open hand, because nothing tells its fingers from the palm that they
+    touch; then wave kernel signatures do not compare.
+
+    Args:
+        first: a surface.
+        second: another one.
+        count, as_cloud: as for the signatures, whose decomposition is used again.
+
+    Returns:
+        `exp(-(d / 0.25)^2)`, with d the mean absolute difference of the logarithms of the first
+        ten eigenvalues above zero, each of a shape of area 1.
+
+    Raises:
+        ValueError: as `wave_kernel_signatures`.
+    """
+    heard = [_known(scan, count, EIGENFUNCTIONS, as_cloud)[1] for scan in (first, second)]
+    number = min(HEARD, *map(len, heard))
+    logarithms = [np.log(np.maximum(each[:number], 1e-12)) for each in heard]
+    return float(np.exp(-((np.abs(logarithms[0] - logarithms[1]).mean() / UNLIKE) ** 2)))
+
+
+def _known(scan: Scan, count: int, eigenfunctions: int, as_cloud: bool):
+    """Signatures and eigenvalues, computed or remembered."""
     if scan.dims != 3:
         raise ValueError(f"scan must be a surface in space, not in {scan.dims} dimensions.")
     if len(scan) < 10:
@@ -90,7 +123,7 @@ def _fingerprint(scan: Scan) -> str:
     return digest.hexdigest()
 
 
-def _signatures(scan: Scan, count: int, eigenfunctions: int, as_cloud: bool) -> np.ndarray:
+def _signatures(scan: Scan, count: int, eigenfunctions: int, as_cloud: bool):
     extent = float(np.ptp(scan.points, axis=0).max())
     points = (scan.points - scan.points.mean(axis=0)) / extent
     faces, used = _usable(scan, points)
@@ -106,13 +139,14 @@ def _signatures(scan: Scan, count: int, eigenfunctions: int, as_cloud: bool) -> 
         chosen = _evenly(points_drawn, LARGEST["cloud"])
     else:
         chosen = points
-    found = _of_spectrum(*_spectrum(chosen, faces, eigenfunctions), count)
+    values, functions = _spectrum(chosen, faces, eigenfunctions)
+    found = _of_spectrum(values, functions, count)
     if len(chosen) == len(points) and np.array_equal(chosen, points):
-        return found.astype(np.float32)
+        return found.astype(np.float32), values
     distances, nearest = cKDTree(chosen).query(points, k=NEIGHBOURS, workers=-1)
     shares = 1.0 / (distances + 1e-9)
     shares /= shares.sum(axis=1, keepdims=True)
-    return np.einsum("nk,nkc->nc", shares, found[nearest]).astype(np.float32)
+    return np.einsum("nk,nkc->nc", shares, found[nearest]).astype(np.float32), values
 
 
 def _evenly(points: np.ndarray, most: int) -> np.ndarray:

@@ -28,7 +28,7 @@ from keras import ops
 from scipy.spatial import cKDTree
 
 from zoo.data.draws import CohortDraws, Shape, ShapeDraws
-from zoo.data.features import standardised, wave_kernel_signatures
+from zoo.data.features import spectral_likeness, standardised, wave_kernel_signatures
 from zoo.data.pair import LazyPairs, Pair
 from zoo.data.scan import Scan
 from zoo.geometry import Grid
@@ -47,6 +47,7 @@ from zoo.transform import Mapped
 DATA = ("features", "chamfer", "normals", "sinkhorn", "varifold", "correspondence")
 EPOCH = 10  # steps
 CHUNK = 4096  # points that flow at a time
+DOUBTFUL = 0.2  # likeness of two spectra, from which features have next to no say
 FADED = 0.6  # of the training, after which features have no say any more
 WIDE, NARROW = 0.25, 0.08  # kernel of varifolds at first and at last, in half sides of the box
 MARGIN = 1.1  # of the frame around both shapes
@@ -402,13 +403,12 @@ class ResNetLDDMM(Registration):
                 )
             moving.features = placed(pair.fixed.points)
         elif self.data == "features" and self.dims == 3:
-            # Features of a mesh and of a bare cloud do not compare.
-            as_cloud = pair.moving.faces is None or pair.fixed.faces is None
+            trust = math.sqrt(self._trust(pair))
             signatures = [
-                wave_kernel_signatures(scan, self.features, as_cloud=as_cloud)
+                wave_kernel_signatures(scan, self.features, as_cloud=_bare(pair))
                 for scan in (pair.moving, pair.fixed)
             ]
-            moving.features, fixed.features = standardised(*signatures)
+            moving.features, fixed.features = (trust * each for each in standardised(*signatures))
         elif self.data in ("normals", "varifold"):
             for side, shape in shapes.items():
                 if not shape.oriented:
@@ -424,6 +424,10 @@ class ResNetLDDMM(Registration):
             probe /= np.linalg.norm(probe, axis=-1, keepdims=True)
             constants["probe"] = probe.astype(np.float32)
         return moving, fixed, constants
+
+    def _trust(self, pair: Pair) -> float:
+        """How far the features of both shapes may be compared, from 0 to 1."""
+        return spectral_likeness(pair.moving, pair.fixed, self.features, _bare(pair))
 
     def _schedule(self, progress: float) -> dict[str, np.ndarray]:
         def falling(first, last):
@@ -451,6 +455,11 @@ class ResNetLDDMM(Registration):
                 "before) and was dropped; the result is the identity"
             )
             return
+        if self.data == "features" and self.dims == 3 and self._trust(pair) < DOUBTFUL:
+            self.doubts.append(
+                "the shapes are not alike, or parts of them touch, so partners were sought by "
+                "position alone: limbs may have changed places"
+            )
         least = float(np.linalg.det(self.jacobian(moving)).min())
         if not least > 0:
             self.doubts.append(f"the flow folds: its smallest determinant is {least:.3g}")
@@ -519,6 +528,11 @@ def frame_around(pair: Pair) -> tuple[np.ndarray, float]:
     both = np.concatenate([pair.counting(side)[0] for side in ("moving", "fixed")])
     low, high = both.min(axis=0), both.max(axis=0)
     return (low + high) / 2, MARGIN * float((high - low).max()) / 2
+
+
+def _bare(pair: Pair) -> bool:
+    """Whether features are those of clouds: those of a mesh and of a bare cloud do not compare."""
+    return pair.moving.faces is None or pair.fixed.faces is None
 
 
 def _apart(first: np.ndarray, second: np.ndarray) -> float:
