@@ -193,7 +193,7 @@ def scans(data: Path, quick: bool) -> None:
         for each in (pair.moving.points, box)
     )
     print(
-        f"scans 015 -> 016: Chamfer {(there.mean() + back.mean()) / 2:.4f}, Hausdorff "
+        f"scans 015 -> 016: Chamfer {(there.mean() + back.mean()) / 2:.5f}, Hausdorff "
         f"{max(there.max(), back.max()):.4f}, smallest determinants "
         f"{determinants[0].min():.3f} and {determinants[1].min():.3f}, inverse {missed:.1e}, "
         f"fit {seconds:.0f} s",
