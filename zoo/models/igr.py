@@ -33,6 +33,8 @@ from zoo.ops.array_arguments import real_array
 from zoo.ops.gradients import norm
 from zoo.surface import Surface
 
+NETWORK = "width depth skips activation beta centred initialisation radius scale_skips"
+"""What of `CoordinateMLP` the constructor takes."""
 NNABLA = {"depth": 7, "activation": "leaky_relu", "initialisation": "he", "scale_skips": False}
 """Constructor arguments of the network of the nnabla reproduction (1,576,958 parameters)."""
 
@@ -106,9 +108,7 @@ class IGR(Surface):
         self.network.build((None, dims))
 
     def get_config(self):
-        network = self.network.get_config()
-        for name in ("name", "trainable", "dtype", "outputs"):
-            del network[name]
+        network = {name: getattr(self.network, name) for name in NETWORK.split()}
         own = {name: getattr(self, name) for name in ("points_per_step", "neighbours", "box")}
         return network | super().get_config() | own
 
