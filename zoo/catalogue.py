@@ -53,6 +53,16 @@ ENTRIES = (
         paper="Gropp et al., ICML 2020, arXiv:2002.10099",
     ),
     Entry(
+        name="nephi",
+        target="zoo.models.nephi:NePhi",
+        task="registration",
+        data=("image",),
+        dims=(2, 3),
+        traits=("learned", "per-instance", "deformable", "continuous"),
+        summary="Images registered by networks of coordinates, there and back, that a code steers.",
+        paper="Tian et al., NePhi, ECCV 2024, arXiv:2309.07322",
+    ),
+    Entry(
         name="resnet_lddmm",
         target="zoo.models.resnet_lddmm:ResNetLDDMM",
         task="registration",
