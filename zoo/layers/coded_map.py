@@ -11,7 +11,7 @@ from keras import ops
 from zoo.layers.coordinate_mlp import CoordinateMLP
 from zoo.ops.arguments import checked, one_of
 from zoo.ops.compiling import in_float32
-from zoo.ops.sampling import sample, sample_with_slopes
+from zoo.ops.sampling import sample, sample_few, sample_with_slopes
 
 CHUNK = 16_384  # points at a time
 NETWORK = "width depth activation frequency first_frequency features features_scale conditioning"
@@ -90,7 +90,7 @@ class CodedMap(keras.layers.Layer):
             Tensor `[batch, n, dims]`.
         """
         vector, grid = codes
-        local = sample(grid, self._within(points, grid))
+        local = sampled(grid, self._within(points, grid))
         return points + self.network(points, [vector[:, None], local])
 
     def trace(self, points, tangents, codes):
@@ -238,3 +238,10 @@ def half_sides(array):
     """Half the distance `[rank]` between the first and the last voxel of each axis."""
     sizes = ops.shape(array)[1:-1]
     return ops.stack([(ops.cast(size, "float32") - 1.0) / 2.0 for size in sizes])
+
+
+def sampled(image, coordinates):
+    """`sample`, with a kernel of its own only where that repays."""
+    count = coordinates.shape[1]
+    few = count is not None and len(coordinates.shape) == 3 and count <= CHUNK
+    return (sample_few if few else sample)(image, coordinates)

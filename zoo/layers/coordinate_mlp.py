@@ -255,12 +255,12 @@ class CoordinateMLP(keras.layers.Layer):
         """What the network sees of points, and how that changes along the tangents."""
         if not self.features:
             return inputs, tangents
-        phase = 2.0 * math.pi * ops.matmul(inputs, self.matrix)
+        phase = 2.0 * math.pi * _product(inputs, self.matrix)
         sine, cosine = ops.sin(phase), ops.cos(phase)
         seen = ops.concatenate([sine, cosine], axis=-1)
         if tangents is None:
             return seen, None
-        speed = 2.0 * math.pi * ops.matmul(tangents, self.matrix)
+        speed = 2.0 * math.pi * _product(tangents, self.matrix)
         turn = ops.concatenate([cosine, -sine], axis=-1)
         return seen, ops.concatenate([speed, speed], axis=-1) * turn[..., None, :]
 
@@ -329,17 +329,29 @@ class CoordinateMLP(keras.layers.Layer):
 
 def _affine(layer: keras.layers.Dense, parts: Sequence[tuple]) -> tuple:
     """A dense layer of parts joined along the last axis, which broadcast, and the derivative."""
-    if len(parts) == 1:
-        (value, change), kernel = parts[0], layer.kernel
-        return layer(value), None if change is None else ops.matmul(change, kernel)
+    if len(parts) == 1 and len(parts[0][0].shape) == 2:
+        value, change = parts[0]
+        return layer(value), None if change is None else _product(change, layer.kernel)
     # Part by part: what is the same for many points is multiplied once.
     total, change, first = layer.bias, None, 0
     for value, turn in parts:
-        kernel = layer.kernel[first : first + value.shape[-1]]
+        kernel = layer.kernel
+        if len(parts) > 1:
+            kernel = kernel[first : first + value.shape[-1]]
         first += value.shape[-1]
-        total = total + ops.matmul(value, kernel)
-        change = _sum(change, None if turn is None else ops.matmul(turn, kernel))
+        total = total + _product(value, kernel)
+        change = _sum(change, None if turn is None else _product(turn, kernel))
     return total, change
+
+
+def _product(values, matrix):
+    """`values @ matrix` of the last axis, as one product of matrices, which makes small graphs."""
+    leading = values.shape[:-1]
+    if len(leading) < 2 or sum(size is None for size in leading) > 1:
+        return ops.matmul(values, matrix)
+    flat = ops.matmul(ops.reshape(values, (-1, values.shape[-1])), matrix)
+    sizes = [-1 if size is None else size for size in leading]
+    return ops.reshape(flat, (*sizes, matrix.shape[-1]))
 
 
 def _sum(first, second):

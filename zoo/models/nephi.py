@@ -37,7 +37,6 @@ from zoo.data.padding import without_padding
 from zoo.data.pair import Pair
 from zoo.data.pairs import RepeatedBatch
 from zoo.layers.coded_map import NETWORK, TwoWayMaps
-from zoo.layers.intensities import comparable
 from zoo.layers.pair_encoder import PairEncoder
 from zoo.losses.tables import SIMILARITIES
 from zoo.ops.arguments import MOST, checked, not_negative, one_of
@@ -55,7 +54,7 @@ from zoo.transform import Affine
 REFINED = ("codes", "maps", "both")
 STEPS = 10  # of an epoch of `fit(pair)`
 FROM_NOTHING, REFINEMENT = 40, 5  # epochs of it without and with an encoder
-GENTLER = 0.5  # learning rate of a refinement, relative to that of training
+REFINING = 5e-4  # learning rate of a fit that starts from what the network finds
 
 PAPER = {
     "size": 175,
@@ -105,9 +104,10 @@ class NePhi(Registration):
         encoder_width: filters of its first stage.
         normalisation: of the encoder, see `zoo.layers.pair_encoder.PairEncoder`.
         global_codes, local_codes: components of the two parts of the code.
-        width, depth, activation, frequency, first_frequency, features, features_scale,
-            conditioning: of the networks of coordinates, see `zoo.layers.CoordinateMLP`;
-            `features_scale` None is 1 in the plane and 0.5 in space.
+        width, depth, activation, frequency, first_frequency: of the networks of coordinates, see
+            `zoo.layers.CoordinateMLP`.
+        features, features_scale, conditioning: likewise; of the second None is 1 in the plane and
+            0.5 in space.
         similarity: "ncc", "mse" or "mi" of drawn points; "lncc" or "mind" of drawn patches, of 9^2
             or 7^3 voxels each.
         points: drawn in every step and direction for the similarity.
@@ -220,7 +220,10 @@ class NePhi(Registration):
                     )
         # In a namespace, because Keras would track what it finds in attributes.
         self._tools = types.SimpleNamespace(
-            draws=Draws(dims, similarity, points, probes, self.random), parts=Found(), fresh=None
+            draws=Draws(dims, similarity, points, probes, self.random),
+            parts=Found(),
+            workers={},
+            fresh=None,
         )
         if not encoder:
             self._tools.fresh = self.get_weights()
@@ -267,15 +270,14 @@ class NePhi(Registration):
         return {"moved": sample(moving, voxels_at(places, moving)), "displacement": displacement}
 
     def _read(self, inputs) -> tuple[dict, dict]:
-        """The images on a scale of 0 to 1, and their masks."""
-        fixed, moving = (ops.cast(inputs[side], "float32") for side in ("fixed", "moving"))
-        images = comparable(fixed, moving, "image")
-        masks = {
-            side: ops.cast(inputs[f"{side}_mask"], "float32")
-            for side in ("fixed", "moving")
-            if inputs.get(f"{side}_mask") is not None
-        }
-        return dict(zip(("fixed", "moving"), images, strict=True)), masks
+        """The images on a scale of 0 to 1, and the masks of those that have one."""
+        images, masks = {}, {}
+        for side in ("fixed", "moving"):
+            mask = inputs.get(f"{side}_mask")
+            if mask is not None:
+                masks[side] = ops.cast(mask, "float32")
+            images[side] = _scaled(ops.cast(inputs[side], "float32"), masks.get(side))
+        return images, masks
 
     def codes_of(self, images: dict, masks: dict, training=False) -> list[tuple]:
         """The code of every step, `(global, local)` of a batch; see `CodedMap`."""
@@ -355,6 +357,31 @@ class NePhi(Registration):
 
     # One pair
 
+    def transform(self, pair: Pair):
+        """What is known of a pair, see `Registration.transform`; a `Continuous`.
+
+        An encoder that was not trained warns of that once: its maps are the identity.
+        """
+        self.check_pair(pair)
+        known = self.encoder and (self.fitted or self.found.get(pair) is not None)
+        if self.encoder and not known and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{self.name!r} has not been trained: its transform is the identity. Train it on "
+                "pairs, load a preset, or call fit(pair) with encoder=False.",
+                UserWarning,
+                stacklevel=2,
+            )
+        return super().transform(pair)
+
+    def fit(self, x=None, y=None, **kwargs):
+        """Trains on data, or registers a single pair, see `Registration.fit` and `fit_pair`."""
+        trained = self.fitted
+        history = super().fit(x, y, **kwargs)
+        if self.encoder and isinstance(x, Pair):
+            self.fitted = trained  # the network is what it was
+        return history
+
     @checked(steps_per_epoch=(1, MOST))
     def fit_pair(
         self,
@@ -376,22 +403,15 @@ class NePhi(Registration):
             training: has a stage for each of `blurs`.
             epochs: in all; None is 40, with an encoder 5.
             steps_per_epoch: 10 by default.
-            learning_rate: at the start, from where it falls to a tenth along a cosine; None is that
-                of the optimiser, with an encoder half of it.
+            learning_rate: at the start of each stage, from where it falls to a tenth along a
+                cosine; None is that of the optimiser, with an encoder 5e-4.
             refine: with an encoder, "codes", "maps" or "both".
         """
         one_of("refine", refine, REFINED)
         epochs = epochs or (REFINEMENT if self.encoder else FROM_NOTHING)
         if self.encoder:
-            start, part = self.transform(pair), self.alone(pair)
-            part.maps.trainable = refine != "codes"
-            for code in part.codes:
-                code.trainable = refine != "maps"
-            own = self.optimizer.get_config()
-            rate = own["learning_rate"] if isinstance(own["learning_rate"], float) else 1e-3
-            own["learning_rate"] = learning_rate or GENTLER * rate
-            part.compile(type(self.optimizer).from_config(own), self.loss_weights, False)
-            rate = 1.0
+            start, part = self.map_of(pair), self._worker(pair, refine)
+            rate = 1.0 if learning_rate is None else learning_rate / REFINING
         else:
             start, part = Affine.identity(self.dims, pair.fixed.grid), self
             self._begin()
@@ -419,7 +439,7 @@ class NePhi(Registration):
         if after < before:
             if self.encoder:
                 self.found.keep(pair, found)
-                self._tools.parts.keep(pair, part)
+                self._tools.parts.keep(pair, part.alone(pair))
             return
         if not self.encoder:
             self._begin()
@@ -428,6 +448,30 @@ class NePhi(Registration):
             "before) and was dropped"
         )
         warnings.warn(f"{pair.name!r}: {self.doubts[-1]}.", UserWarning, stacklevel=4)
+
+    def _worker(self, pair: Pair, refine: str) -> NePhi:
+        """A copy for a pair of which only a part is trained; the same one for many pairs.
+
+        Its graph is traced once for images of one size, which takes longer than some fits.
+        """
+        known, part = self.alone(pair), self._tools.workers.get(refine)
+        if part is not None:
+            part.set_weights(known.get_weights())
+            part.random.state.assign(known.random.state)
+            return part
+        known.maps.trainable = refine != "codes"
+        for code in known.codes:
+            code.trainable = refine != "maps"
+        own = self.optimizer.get_config() | {"learning_rate": REFINING}
+        optimizer = type(self.optimizer).from_config(own)
+        known.compile(optimizer, self.loss_weights, False, run_eagerly=self.run_eagerly)
+        self._tools.workers[refine] = known
+        return known
+
+    def compile(self, *args, **kwargs):
+        """As `zoo.Model.compile`; fits of pairs follow it."""
+        super().compile(*args, **kwargs)
+        self._tools.workers.clear()
 
     def alone(self, pair: Pair) -> NePhi:
         """A model without an encoder whose maps are those that are known for a pair.
@@ -512,3 +556,18 @@ def _batch(pair: Pair, deviation: float = 0.0) -> dict[str, np.ndarray]:
         counted = replace(counted, **smooth)
     known = ("fixed", "moving", "fixed_mask", "moving_mask")
     return {key: values for key, values in counted.arrays().items() if key in known}
+
+
+def _scaled(image, mask=None):
+    """An image on the scale of 0 to 1 by its range, within the mask if there is one."""
+    axes = tuple(range(1, len(image.shape)))
+    low = high = image
+    if mask is not None:
+        counts = ops.broadcast_to(mask > 0.5, ops.shape(image))
+        low = ops.where(counts, image, float("inf"))
+        high = ops.where(counts, image, -float("inf"))
+    low, high = ops.min(low, axes, keepdims=True), ops.max(high, axes, keepdims=True)
+    # An empty mask leaves no range, a constant image no width.
+    low, high = (ops.where(ops.isfinite(end), end, 0.0) for end in (low, high))
+    scaled = (image - low) / ops.where(high > low, high - low, 1.0)
+    return ops.clip(scaled, 0.0, 1.0)

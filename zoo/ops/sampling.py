@@ -129,6 +129,27 @@ def compose(first, second):
     return ops.cast(second, "float32") + warp(first, second)
 
 
+def sample_few(image, coordinates):
+    """What `sample` computes, linearly and with borders, by operations of the graph around it.
+
+    For up to some ten thousand coordinates, for which a kernel of their own does not repay the time
+    that it takes to compile. It may be differentiated again, and more often; see
+    `sample_with_slopes` for its memory.
+
+    Args:
+        image, coordinates: see `sample`.
+
+    Returns:
+        float32 tensor `[batch, *query, channels]`.
+
+    Raises:
+        ValueError: for ranks or batches that do not fit.
+    """
+    _check(image, coordinates, "coordinates", "linear", "border")
+    image, coordinates = (ops.cast(each, "float32") for each in (image, coordinates))
+    return _forward(image, coordinates, mode="border", relative=False)
+
+
 def sample_with_slopes(image, coordinates):
     """Values of an image between its voxels, and their exact derivatives by the coordinates.
 

@@ -8,11 +8,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from zoo.layers.coded_map import half_sides
+from zoo.layers.coded_map import half_sides, sampled
 from zoo.losses.similarity import NCC
 from zoo.losses.tables import SIMILARITIES
 from zoo.ops.arguments import one_of
-from zoo.ops.sampling import sample
 
 PATCH = {2: 9, 3: 7}  # side of the patches that local similarities look at, in voxels
 LOCAL = ("lncc", "mind")
@@ -128,4 +127,4 @@ def voxels_at(places, image):
 def values_at(image, places):
     """Values `[batch, n, channels]` at places in the box `[batch or 1, n, dims]`."""
     index = voxels_at(places, image)
-    return sample(image, ops.broadcast_to(index, (ops.shape(image)[0], *ops.shape(index)[1:])))
+    return sampled(image, ops.broadcast_to(index, (ops.shape(image)[0], *ops.shape(index)[1:])))
