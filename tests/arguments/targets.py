@@ -11,7 +11,7 @@ from campaign import Target
 
 import zoo
 from zoo import layers, losses
-from zoo.data import fields, keypoints, pairs, phantoms, shapes, vessels
+from zoo.data import fields, keypoints, lungs, outlines, pairs, phantoms, shapes, vessels
 from zoo.data.augmentation import Augmented
 from zoo.data.chessboard import Chessboard, ChessboardPairs
 from zoo.layers.intensities import locally_normalised
@@ -24,6 +24,7 @@ from zoo.models.affine import AffineRegistration
 from zoo.models.dirvnet import DIRVNet
 from zoo.models.divroc import DiVRoC
 from zoo.models.igr import IGR, HalvingDecay, SurfaceSampler
+from zoo.models.nephi import NePhi
 from zoo.models.resnet_lddmm import ResNetLDDMM
 from zoo.registration.chain import Chain
 from zoo.registration.stages import Stage
@@ -82,6 +83,13 @@ def constructors() -> list[Target]:
             also={"levels": [10**6], "units": [10**6], "filters": [10**7], "passes": [10**6]},
         ),
         Target("models.resnet_lddmm", ResNetLDDMM, {}, KERAS),
+        Target(
+            "models.nephi",
+            NePhi,
+            {"dims": 2, "size": 16, "encoder_width": 1},
+            KERAS,
+            also={"size": [(16, 16, 16), 10**6], "cells": [10**6], "blurs": [()]},
+        ),
         Target(
             "models.divroc", DiVRoC, {"dims": 2}, KERAS, also={"stages": [[], [{"lattice": 10**6}]]}
         ),
@@ -222,6 +230,9 @@ def data() -> list[Target]:
         Target("data.Augmented", Augmented, {"pairs": pairs.PairDataset(pair)}, LOADERS),
         Target("data.Chessboard", Chessboard, {"shape": (8, 8)}),
         Target("data.ChessboardPairs", ChessboardPairs, {"shape": (8, 8)}, LOADERS),
+        Target("data.ShapePairs", outlines.ShapePairs, {"size": 8, "shapes": 4}, LOADERS),
+        Target("data.shape_pairs", outlines.shape_pairs, {"count": 1, "size": 8}),
+        Target("data.lung_pair", lungs.lung_case, {"size": 8}),
         Target("data.VesselPairs", vessels.VesselPairs, {}, LOADERS),
         Target("data.vessel_pair", vessels.vessel_pair, {"seed": 0}, {"seed": "seed"}),
         Target(

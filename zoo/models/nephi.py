@@ -37,7 +37,7 @@ from zoo.data.padding import without_padding
 from zoo.data.pair import Pair
 from zoo.data.pairs import RepeatedBatch
 from zoo.layers.coded_map import NETWORK, TwoWayMaps
-from zoo.layers.pair_encoder import PairEncoder
+from zoo.layers.pair_encoder import NORMALISATIONS, PairEncoder
 from zoo.losses.tables import SIMILARITIES
 from zoo.ops.arguments import MOST, checked, not_negative, one_of
 from zoo.ops.array_arguments import few_enough
@@ -133,6 +133,7 @@ class NePhi(Registration):
         size=(4, 1024),
         cells=(1, 1024),
         steps=(1, 8),
+        encoder_width=(1, 1024),
         points=(16, 10**7),
         probes=(1, 10**6),
         blurs=not_negative,
@@ -172,7 +173,8 @@ class NePhi(Registration):
         if not len(blurs):
             raise ValueError("blurs must hold at least one number; (0,) smooths nothing.")
         self.blurs, self.features_scale = tuple(blurs), features_scale
-        self.encoder_width, self.normalisation = encoder_width, normalisation
+        self.encoder_width = encoder_width
+        self.normalisation = one_of("normalisation", normalisation, NORMALISATIONS)
         self.needs_fit = not encoder
         # On the device, so that no points travel there; Keras keeps its state.
         self.random = keras.random.SeedGenerator(seed)
@@ -193,9 +195,9 @@ class NePhi(Registration):
             name="maps",
         )
         self.maps.build()
+        lattice, grid = self._per_axis("size", size), self._per_axis("cells", cells)
         self.encoders, self.codes = [], []
         if encoder:
-            lattice = self._per_axis("size", size)
             for k in range(steps):
                 made = PairEncoder(
                     lattice,
@@ -207,7 +209,6 @@ class NePhi(Registration):
                 made.build((None, *lattice, 2 * channels))
                 self.encoders.append(made)
         else:
-            grid = self._per_axis("cells", cells)
             few_enough("cells", (*grid, local_codes))
             for k in range(steps):
                 for kind, shape in (("global", ()), ("local", grid)):
