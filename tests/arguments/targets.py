@@ -233,6 +233,7 @@ def data() -> list[Target]:
         Target("data.ShapePairs", outlines.ShapePairs, {"size": 8, "shapes": 4}, LOADERS),
         Target("data.shape_pairs", outlines.shape_pairs, {"count": 1, "size": 8}),
         Target("data.lung_pair", lungs.lung_case, {"size": 8}),
+        Target("data.LungPairs", lungs.LungPairs, {"cases": (1,), "size": 8}, LOADERS),
         Target("data.VesselPairs", vessels.VesselPairs, {}, LOADERS),
         Target("data.vessel_pair", vessels.vessel_pair, {"seed": 0}, {"seed": "seed"}),
         Target(

@@ -7,7 +7,7 @@ import pytest
 
 from zoo.data.lung_anatomy import LOBES
 from zoo.data.lung_motion import LungMotion
-from zoo.data.lungs import lung_case, lung_pair, to_box, to_world
+from zoo.data.lungs import LungPairs, lung_case, lung_pair, to_box, to_world
 from zoo.metrics.registration import dice_scores
 from zoo.registration.measure import measure
 from zoo.transform import Dense, Mapped
@@ -86,6 +86,17 @@ def test_the_same_seed_gives_the_same_lung_and_masks_belong_to_it():
         np.testing.assert_array_equal(
             getattr(one, f"{name}_mask"), getattr(one, f"{name}_labels") > 0
         )
+
+
+def test_batches_depend_on_seed_epoch_and_index():
+    data, same = (LungPairs((4, 5), 12, batch_size=3, steps=2, seed=1) for _ in range(2))
+    (batch,) = data[1]
+    assert batch["fixed"].shape == batch["moving"].shape == (3, 12, 12, 12, 1)
+    np.testing.assert_array_equal(batch["fixed"], same[1][0]["fixed"])
+    same.epoch = 1
+    assert not np.array_equal(batch["fixed"], same[1][0]["fixed"])
+    with pytest.raises(ValueError, match="cases must hold at least one"):
+        LungPairs(())
 
 
 def test_the_frame_is_that_of_patients():

@@ -15,11 +15,13 @@ import zoo
 from zoo.api import info
 from zoo.data import shapes
 from zoo.data.chessboard import ChessboardPairs
+from zoo.data.outlines import shape_pairs
 from zoo.recipes import (
     Job,
     cohort_preset,
     flow_preset,
     make_preset,
+    measure_all,
     registration_preset,
     surface_preset,
 )
@@ -125,6 +127,23 @@ def test_a_cohort(run):
         "20 steps from zero",
         "default, from zero",
     ]
+
+
+def test_pairs_are_measured_as_they_are_and_after_a_fit():
+    class Known:
+        """A model that knows how often it was fitted."""
+
+        fits = 0
+
+        def fit(self, pair, epochs, verbose):
+            self.fits += epochs
+
+        def evaluate(self, pair):
+            return {"tre_mm": 4.0 - self.fits}
+
+    pairs = shape_pairs(2, 16)
+    assert measure_all(Known(), pairs) == {"tre_mm": 4.0}
+    assert measure_all(Known(), pairs, {"epochs": 1}) == {"tre_mm": 2.5}
 
 
 class Line(zoo.Model):

@@ -7,8 +7,10 @@ The frame is LPS mm, 350 along every axis, its middle at the origin.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import keras
 import numpy as np
 
 from zoo.data.image import Image
@@ -16,7 +18,11 @@ from zoo.data.lung_anatomy import LungAnatomy
 from zoo.data.lung_motion import LungMotion
 from zoo.data.pair import Pair
 from zoo.geometry import Grid
-from zoo.ops.arguments import checked, not_negative
+from zoo.ops.arguments import MOST, MOST_SEED, checked, not_negative
+
+TRAIN_SEEDS = range(100, 148)
+TEST_SEEDS = range(4)
+"""Seeds of the cases that nothing is fitted to."""
 
 FIELD = 350.0  # mm along every axis
 LANDMARKS = 100
@@ -134,6 +140,73 @@ def lung_case(seed: int = 0, size: int = 48, amplitude: float = 0.75) -> LungCas
 def lung_pair(seed: int = 0, size: int = 48, amplitude: float = 0.75) -> Pair:
     """A generated pair of volumes with masks, lobes and landmarks; see `lung_case`."""
     return lung_case(seed, size, amplitude).pair()
+
+
+class LungPairs(keras.utils.PyDataset):
+    """Batches of generated pairs for the training of networks.
+
+    A batch is `({"fixed", "moving"},)`, float32 `[batch, size, size, size, 1]`. Either phase may be
+    the fixed one, and pairs are mirrored along x and along y at random, which makes the lungs of
+    few patients many. What is drawn depends on (seed, epoch, index) only; `epoch` is 0 until it is
+    set. A case is generated when it is first wanted, which takes seconds, and kept.
+
+    Args:
+        cases: seeds of the cases.
+        size: voxels along every axis.
+        amplitude: see `lung_case`.
+        batch_size: pairs of a batch.
+        steps: batches of an epoch.
+        seed: of what is drawn.
+        **kwargs: `workers`, `use_multiprocessing` and `max_queue_size` of Keras.
+
+    Raises:
+        ValueError: for numbers out of range, or no cases.
+    """
+
+    @checked(
+        cases=(0, MOST_SEED),
+        size=(8, 512),
+        amplitude=not_negative,
+        batch_size=(1, 2**16),
+        steps=(1, MOST),
+    )
+    def __init__(
+        self,
+        cases: Sequence[int] = TRAIN_SEEDS,
+        size: int = 48,
+        amplitude: float = 0.75,
+        batch_size: int = 4,
+        steps: int = 50,
+        seed: int = 0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if not len(cases):
+            raise ValueError("cases must hold at least one seed.")
+        self.cases, self.size, self.amplitude = tuple(cases), size, amplitude
+        self.batch_size, self.steps, self.seed = batch_size, steps, seed
+        self.epoch = 0
+        self._kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def __len__(self):
+        return self.steps
+
+    def __getitem__(self, index):
+        random = np.random.default_rng((self.seed, self.epoch, index))
+        pairs = []
+        for _ in range(self.batch_size):
+            pair = self._case(self.cases[random.integers(len(self.cases))])
+            swapped, *mirrored = random.random(3) < 0.5
+            turns = tuple(slice(None, None, -1 if mirror else None) for mirror in mirrored)
+            pairs.append([phase[turns] for phase in (pair[::-1] if swapped else pair)])
+        fixed, moving = map(np.stack, zip(*pairs, strict=True))
+        return ({"fixed": fixed, "moving": moving},)
+
+    def _case(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        if seed not in self._kept:
+            case = lung_case(seed, self.size, self.amplitude)
+            self._kept[seed] = case.exhale.array, case.inhale.array
+        return self._kept[seed]
 
 
 def to_box(points: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ def registration_preset(
     loss_weights: dict | None = None,
     seed: int = 0,
     folder: bool = True,
+    refined: dict | None = None,
     **facts,
 ):
     """Trains a registration network, measures it on pairs it has not seen, writes the preset.
@@ -37,6 +38,8 @@ def registration_preset(
         loss_weights: of `compile`.
         seed: of weights and batches.
         folder: whether the recipe needs data.
+        refined: arguments of `fit(pair)`, after which the test pairs are measured once more; None
+            leaves that out.
         **facts: further keys of the manifest: `data` (its name), `protocol`, `licence`, `summary`,
             `notes`, `default`.
     """
@@ -61,7 +64,11 @@ def registration_preset(
         def metrics() -> list[dict]:
             trained = rows(measure_all(model, test), data, protocol, "registration")
             before = f"{protocol}, before training"
-            return trained + rows(untrained, data, before, "registration")
+            found = trained + rows(untrained, data, before, "registration")
+            if refined is None:
+                return found
+            fitted, told = measure_all(model, test, refined), f"{protocol}, each after fit(pair)"
+            return found + rows(fitted, data, told, "registration")
 
         return Job(
             model,
@@ -121,13 +128,14 @@ def hippocampus_datasets(folder: Path, held_out: int = 40, validation: int = 20)
     return Augmented(batches), PairDataset(pairs, **frame).pairs
 
 
-def measure_all(model, test) -> dict[str, float]:
+def measure_all(model, test, fit: dict | None = None) -> dict[str, float]:
     """Means over test pairs, or over batches with known displacements.
 
     Args:
         model: a registration model.
         test: a list of `zoo.Pair` (see `zoo.registration.measure`), or a data set that yields
             `({"fixed", "moving"}, displacement)`.
+        fit: arguments of `model.fit(pair)`, which then comes before each pair is measured.
 
     Returns:
         For pairs the means of what `model.evaluate(pair)` returns. Else `epe`, the mean length of
@@ -144,6 +152,8 @@ def measure_all(model, test) -> dict[str, float]:
     rows = []
     for item in test if isinstance(test, list) else (test[k] for k in range(len(test))):
         if not isinstance(item, tuple):
+            if fit is not None:
+                model.fit(item, **{"verbose": 0, **fit})
             rows.append(model.evaluate(item))
             continue
         if len(item) != 2:
