@@ -94,7 +94,7 @@ def test_a_shared_graph_is_traced_once():
     assert len(traced) == 1
 
 
-@pytest.mark.parametrize("name", ["affine", "igr", "dirvnet", "divroc"])
+@pytest.mark.parametrize("name", ["affine", "igr", "dirvnet", "divroc", "nephi"])
 def test_a_trained_method_is_freed(name):
     cls = registry.get(name).load()
 

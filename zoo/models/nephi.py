@@ -24,16 +24,12 @@ from __future__ import annotations
 import types
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import keras
 import numpy as np
 from keras import ops
-from scipy.ndimage import gaussian_filter
 
 from zoo.data.chessboard import ChessboardPairs
-from zoo.data.image import Image
-from zoo.data.padding import without_padding
 from zoo.data.pair import Pair
 from zoo.data.pairs import RepeatedBatch
 from zoo.layers.coded_map import NETWORK, TwoWayMaps
@@ -46,7 +42,7 @@ from zoo.ops.resizing import resized
 from zoo.ops.sampling import sample
 from zoo.registration import Registration
 from zoo.registration.continuous import Continuous
-from zoo.registration.drawn import Draws, voxels_at
+from zoo.registration.drawn import Draws, batch_of_pair, scaled, voxels_at
 from zoo.registration.fitting import Training, half_cosine
 from zoo.registration.found import Found
 from zoo.transform import Affine
@@ -277,7 +273,7 @@ class NePhi(Registration):
             mask = inputs.get(f"{side}_mask")
             if mask is not None:
                 masks[side] = ops.cast(mask, "float32")
-            images[side] = _scaled(ops.cast(inputs[side], "float32"), masks.get(side))
+            images[side] = scaled(ops.cast(inputs[side], "float32"), masks.get(side))
         return images, masks
 
     def codes_of(self, images: dict, masks: dict, training=False) -> list[tuple]:
@@ -422,7 +418,7 @@ class NePhi(Registration):
         with training:
             for deviation, count in zip(self.blurs, np.diff(ends), strict=True):
                 if count:
-                    batch = _batch(pair, deviation)
+                    batch = batch_of_pair(pair, deviation)
                     steps = RepeatedBatch(batch, steps_per_epoch or STEPS)
                     kept = not self.encoder
                     training.stage(part, steps, int(count), rate, half_cosine(0.1), kept=kept)
@@ -486,7 +482,7 @@ class NePhi(Registration):
         config = self.get_preset_config() | {"encoder": False, "cells": grid}
         part = NePhi(**config)
         part.maps.set_weights(self.maps.get_weights())
-        images, masks = self._read(_batch(pair))
+        images, masks = self._read(batch_of_pair(pair))
         codes = self.codes_of(images, masks)
         for variable, value in zip(
             part.codes, (each for code in codes for each in code), strict=True
@@ -543,32 +539,3 @@ class NePhi(Registration):
             "fit": {"batch_size": 2},
             "inputs": [images, *inputs],
         }
-
-
-def _batch(pair: Pair, deviation: float = 0.0) -> dict[str, np.ndarray]:
-    """Images and masks on the fixed grid, smoothed; padding of CT does not count."""
-    counted = without_padding(pair)
-    if deviation:
-        smooth = {}
-        for side in ("fixed", "moving"):
-            image = getattr(counted, side)
-            values = gaussian_filter(image.array, (deviation,) * image.rank + (0,), mode="nearest")
-            smooth[side] = Image(values, image.grid, image.name)
-        counted = replace(counted, **smooth)
-    known = ("fixed", "moving", "fixed_mask", "moving_mask")
-    return {key: values for key, values in counted.arrays().items() if key in known}
-
-
-def _scaled(image, mask=None):
-    """An image on the scale of 0 to 1 by its range, within the mask if there is one."""
-    axes = tuple(range(1, len(image.shape)))
-    low = high = image
-    if mask is not None:
-        counts = ops.broadcast_to(mask > 0.5, ops.shape(image))
-        low = ops.where(counts, image, float("inf"))
-        high = ops.where(counts, image, -float("inf"))
-    low, high = ops.min(low, axes, keepdims=True), ops.max(high, axes, keepdims=True)
-    # An empty mask leaves no range, a constant image no width.
-    low, high = (ops.where(ops.isfinite(end), end, 0.0) for end in (low, high))
-    scaled = (image - low) / ops.where(high > low, high - low, 1.0)
-    return ops.clip(scaled, 0.0, 1.0)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import keras
 import numpy as np
 from keras import ops
+from scipy.ndimage import gaussian_filter
 
+from zoo.data.image import Image
+from zoo.data.padding import without_padding
+from zoo.data.pair import Pair
 from zoo.layers.coded_map import half_sides, sampled
 from zoo.losses.similarity import NCC
 from zoo.losses.tables import SIMILARITIES
@@ -128,3 +133,31 @@ def values_at(image, places):
     """Values `[batch, n, channels]` at places in the box `[batch or 1, n, dims]`."""
     index = voxels_at(places, image)
     return sampled(image, ops.broadcast_to(index, (ops.shape(image)[0], *ops.shape(index)[1:])))
+
+
+def scaled(image, mask=None):
+    """An image on the scale of 0 to 1 by its range, within the mask if there is one."""
+    axes = tuple(range(1, len(image.shape)))
+    low = high = image
+    if mask is not None:
+        counts = ops.broadcast_to(mask > 0.5, ops.shape(image))
+        low = ops.where(counts, image, float("inf"))
+        high = ops.where(counts, image, -float("inf"))
+    low, high = ops.min(low, axes, keepdims=True), ops.max(high, axes, keepdims=True)
+    # An empty mask leaves no range, a constant image no width.
+    low, high = (ops.where(ops.isfinite(end), end, 0.0) for end in (low, high))
+    return ops.clip((image - low) / ops.where(high > low, high - low, 1.0), 0.0, 1.0)
+
+
+def batch_of_pair(pair: Pair, deviation: float = 0.0) -> dict[str, np.ndarray]:
+    """Images and masks on the fixed grid, smoothed; padding of CT does not count."""
+    counted = without_padding(pair)
+    if deviation:
+        smooth = {}
+        for side in ("fixed", "moving"):
+            image = getattr(counted, side)
+            values = gaussian_filter(image.array, (deviation,) * image.rank + (0,), mode="nearest")
+            smooth[side] = Image(values, image.grid, image.name)
+        counted = replace(counted, **smooth)
+    known = ("fixed", "moving", "fixed_mask", "moving_mask")
+    return {key: values for key, values in counted.arrays().items() if key in known}
