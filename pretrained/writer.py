@@ -180,7 +180,10 @@ def _check_free(folder: Path, overwrite: bool) -> None:
     if not overwrite:
         raise FileExistsError(f"{folder} exists; pass overwrite=True to replace it")
     # A mistaken path must not cost anybody a folder of something else.
-    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / MANIFEST).is_file()):
+    # A recipe may lie there alone, before it has made anything.
+    if not folder.is_dir() or (
+        {path.name for path in folder.iterdir()} - {RECIPE} and not (folder / MANIFEST).is_file()
+    ):
         raise FileExistsError(f"{folder} is not a preset (no {MANIFEST}): it is not replaced")
 
 

@@ -94,6 +94,20 @@ def test_a_registration(run):
     assert protocols == ["held out", "held out, before training"]
 
 
+def test_a_recipe_may_lie_in_the_folder_it_is_to_fill(tmp_path, monkeypatch):
+    script = tmp_path / "tiny" / "train.py"
+    script.parent.mkdir()
+    script.write_text('"""A recipe."""\n')
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    options = {"pair": {"cells": 20}, "config": SHORT, **FACTS}
+    (script.parent / "notes.txt").write_text("of somebody else")
+    with pytest.raises(FileExistsError, match="is not a preset"):
+        flow_preset(str(script), **options)
+    (script.parent / "notes.txt").unlink()
+    flow_preset(str(script), **options)
+    assert not pretrained.verify(info(str(script.parent)))
+
+
 SHORT = {"width": 16, "blocks": 3, "points": 100, "steps": 20}
 
 
