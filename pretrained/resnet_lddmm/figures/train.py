@@ -2,7 +2,7 @@
 
     python pretrained/resnet_lddmm/figures/train.py
 
-It takes about twenty minutes on two cores and needs no data. Interrupted training goes on from its
+It takes about eight minutes on two cores and needs no data. Interrupted training goes on from its
 last epoch when the same command is given again.
 """
 
