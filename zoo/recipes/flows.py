@@ -50,7 +50,7 @@ def flow_preset(
             source=f"{data}, {len(figures.moving)} vertices of each, their partners not told",
             steps=model.steps,
             metrics=lambda: rows(
-                measured(model, [figures]), data, "all vertices, height 2, this preset", TASK
+                measured(model, [figures]), data, "partners held out, height 2, this preset", TASK
             ),
             draw=draw,
             resume=False,
@@ -115,7 +115,7 @@ def cohort_preset(
                 (f"{model.steps} steps from zero", zoo.create(method, **alone)),
                 ("default, from zero", zoo.create(method, **(whole or {}))),
             ):
-                protocol = f"all vertices, height 2: {name}"
+                protocol = f"held out pairs, height 2: {name}"
                 found += rows(measured(fitted, test, fit=True), data, protocol, TASK)
             return found
 
