@@ -5,8 +5,8 @@
 
 DATA_FOLDER holds makehuman_bodies, ict_faces and shrec19_scans; what is absent is left out. Errors
 are distances in cm of all moved vertices from their true places, which no method gets to see:
-their mean, and the share of the vertices more than 10 cm off, which is a swapped limb (hands, and
-faces in the unit of the file: relative to the same share of the height). The moving shape is always
+their mean, and the share of the vertices more than 10 cm off, which is a swapped limb (of hands
+and faces more than the same share of their height). The moving shape is always
 a mesh. The fixed one is, by column, "mesh" (the same vertices in another order, with faces),
 "sampled" (as many points drawn anew on its surface, without faces) or "bare" (that, and the moving
 faces are left out too). Peers get as many points drawn evenly on both surfaces, as the vertices of
@@ -168,16 +168,14 @@ def hands(data: Path, quick: bool) -> None:
 
 
 def faces_(data: Path, quick: bool) -> None:
-    """Faces, scored at 68 landmarks, in the unit of the file."""
+    """Faces, scored at 68 landmarks, in cm."""
     path = data / "ict_faces" / "faces.npz"
     if not path.is_file():
         return
     with np.load(path) as stored:
         names, vertices = list(stored["names"]), stored["vertices"].astype(np.float64)
         faces, marks = stored["faces"], stored["landmark_vertex_indices"]
-    neutral = [name for name in names if "neutral" in name]
-    own = [name for name in names if name.split("_")[0] == neutral[0].split("_")[0]]
-    pairs = [(neutral[0], neutral[1]), (neutral[0], next(n for n in own if n != neutral[0]))]
+    pairs = [("id00/neutral", "id01/neutral"), ("id00/neutral", "id00/open_mouth")]
     for source, target in pairs[: 1 if quick else None]:
         ends = [vertices[names.index(name)] for name in (source, target)]
         pair = pair_of(*ends, faces, "sampled")
