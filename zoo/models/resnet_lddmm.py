@@ -306,9 +306,11 @@ class ResNetLDDMM(Registration):
         if self.cohort is None or isinstance(x, Pair):
             return super().fit(x, y, **kwargs)
         self.cohort.give(self.flow)
-        history = super().fit(x, y, **kwargs)
-        self.cohort.keep(self.flow)
-        return history
+        try:
+            return super().fit(x, y, **kwargs)
+        finally:
+            # What was learned until an interruption, too.
+            self.cohort.keep(self.flow)
 
     def prepare(self, data, validation=False, batch_size=4, steps_per_epoch=20, seed=0):
         """Pairs of a cohort as draws; see `fit`."""
