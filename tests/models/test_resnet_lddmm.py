@@ -125,18 +125,10 @@ def test_every_data_term_brings_the_shapes_closer(data):
 @pytest.mark.parametrize("data", ["sinkhorn", "normals"])
 def test_two_legs_do_not_change_places(data):
     pair = two_legs(45.0, 500)
-    # Plain distances to the nearest point let them.
-    right, wrong = (
-        swapped(fitted(pair, data=each, steps=120, points=300), pair) for each in (data, "chamfer")
-    )
-    assert right <= 0.01 < wrong
-
-
-def swapped(model, pair) -> float:
-    """The share of the points that come to lie at a part of another label."""
+    model = fitted(pair, data=data, steps=120, points=300)
     moved = model.transform(pair).move(pair.moving.points)
     nearest = cKDTree(pair.fixed.points).query(moved)[1]
-    return (pair.fixed_labels[nearest] != pair.moving_labels).mean()
+    assert (pair.fixed_labels[nearest] != pair.moving_labels).mean() <= 0.01
 
 
 def test_a_small_turn_leaves_what_the_sampling_does():
