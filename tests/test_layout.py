@@ -213,3 +213,9 @@ def test_every_model_class_has_an_entry_and_the_reverse():
             if own and issubclass(cls, zoo.model.Model):
                 written.add(f"{module.__name__}:{cls.__qualname__}")
     assert declared == written
+
+
+def test_no_two_test_files_have_one_name():
+    # pytest imports them by their names alone.
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))

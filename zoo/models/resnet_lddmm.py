@@ -7,7 +7,8 @@ time (`zoo.layers.ResidualFlow`), and what is minimised is
 
 over points that are drawn anew, evenly over both surfaces, in every step, in a frame that both
 shapes share. Who is whose partner in D is told by position and, at first, by intrinsic features of
-the surface (`zoo.data.features`): with positions alone the legs of a walking body change places.
+the surface (`zoo.data.features`): with positions alone points slide along limbs, and limbs may
+change places.
 
 After Ben Amor, Arguillere and Shao, "ResNet-LDDMM: advancing the LDDMM framework using deep
 residual networks", TPAMI 2023, arXiv:2102.07951; the features and their fading, the drawn points
