@@ -88,10 +88,7 @@ def faust_challenge(folder: str | Path, who: str = "within") -> LazyPairs:
     listed = _listed(existing(test / "challenge_pairs" / name, "folder"))
 
     def read(moving: int, fixed: int) -> Pair:
-        bodies = [
-            Scan.read(existing(test / "scans" / f"test_scan_{number:03d}.ply"))
-            for number in (fixed, moving)
-        ]
+        bodies = _bodies(test / "scans", "test_scan", fixed, moving)
         return Pair(*bodies, name=f"{moving:03d}_{fixed:03d}")
 
     return LazyPairs([partial(read, *numbers) for numbers in listed])
@@ -144,22 +141,19 @@ def shrec19_humans(folder: str | Path, first_vertex: int | None = None) -> LazyP
 
 
 def _faust_pair(training: Path, fixed: int, moving: int, scans: bool) -> Pair:
-    fitted = [
-        Scan.read(existing(training / "registrations" / f"tr_reg_{number:03d}.ply"))
-        for number in (fixed, moving)
-    ]
-    bodies = fitted
+    fitted = bodies = _bodies(training / "registrations", "tr_reg", fixed, moving)
     if scans:
-        bodies = [
-            Scan.read(existing(training / "scans" / f"tr_scan_{number:03d}.ply"))
-            for number in (fixed, moving)
-        ]
+        bodies = _bodies(training / "scans", "tr_scan", fixed, moving)
     return Pair(
         *bodies,
         fixed_landmarks=fitted[0].points,
         moving_landmarks=fitted[1].points,
         name=f"{moving:03d}_{fixed:03d}",
     )
+
+
+def _bodies(folder: Path, kind: str, *numbers: int) -> list[Scan]:
+    return [Scan.read(existing(folder / f"{kind}_{number:03d}.ply")) for number in numbers]
 
 
 def _listed(path: Path) -> list[tuple[int, int]]:

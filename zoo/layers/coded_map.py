@@ -90,7 +90,7 @@ class CodedMap(keras.layers.Layer):
             Tensor `[batch, n, dims]`.
         """
         vector, grid = codes
-        local = sampled(grid, self._within(points, grid))
+        local = values_at(grid, points)
         return points + self.network(points, [vector[:, None], local])
 
     def trace(self, points, tangents, codes):
@@ -104,19 +104,13 @@ class CodedMap(keras.layers.Layer):
             Tensors `[batch, n, dims]` and `[batch, n, k, dims]`.
         """
         vector, grid = codes
-        local, slopes = sample_with_slopes(grid, self._within(points, grid))
+        local, slopes = sample_with_slopes(grid, _of_each(grid, points))
         # From cells to the coordinates of the box.
         changes = ops.matmul(tangents, slopes * half_sides(grid)[:, None])
         field, turned = self.network.trace(
             points, tangents, [vector[:, None], local], [None, changes]
         )
         return points + field, tangents + turned
-
-    def _within(self, points, grid):
-        """Positions in cells of the grid, for every item of its batch."""
-        batch = ops.shape(grid)[0]
-        places = (points + 1.0) * half_sides(grid)
-        return ops.broadcast_to(places, (batch, *ops.shape(points)[1:]))
 
     def compute_output_shape(self, input_shape, *_):
         return tuple(input_shape)
@@ -240,8 +234,19 @@ def half_sides(array):
     return ops.stack([(ops.cast(size, "float32") - 1.0) / 2.0 for size in sizes])
 
 
-def sampled(image, coordinates):
-    """`sample`, with a kernel of its own only where that repays."""
-    count = coordinates.shape[1]
-    few = count is not None and len(coordinates.shape) == 3 and count <= CHUNK
-    return (sample_few if few else sample)(image, coordinates)
+def voxels_at(places, image):
+    """Positions in voxels of an image at places in the box."""
+    return (places + 1.0) * half_sides(image)
+
+
+def values_at(image, places):
+    """Values `[batch, n, channels]` at places in the box `[batch or 1, n, dims]`."""
+    # With a kernel of its own only where that repays.
+    few = places.shape[1] is not None and places.shape[1] <= CHUNK
+    return (sample_few if few else sample)(image, _of_each(image, places))
+
+
+def _of_each(image, places):
+    """Positions in voxels for every item of a batch of images."""
+    index = voxels_at(places, image)
+    return ops.broadcast_to(index, (ops.shape(image)[0], *ops.shape(places)[1:]))

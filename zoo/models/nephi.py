@@ -32,7 +32,7 @@ from keras import ops
 from zoo.data.chessboard import ChessboardPairs
 from zoo.data.pair import Pair
 from zoo.data.pairs import RepeatedBatch
-from zoo.layers.coded_map import NETWORK, TwoWayMaps
+from zoo.layers.coded_map import NETWORK, TwoWayMaps, voxels_at
 from zoo.layers.pair_encoder import NORMALISATIONS, PairEncoder
 from zoo.losses.tables import SIMILARITIES
 from zoo.ops.arguments import MOST, checked, not_negative, one_of
@@ -42,7 +42,7 @@ from zoo.ops.resizing import resized
 from zoo.ops.sampling import sample
 from zoo.registration import Registration
 from zoo.registration.continuous import Continuous
-from zoo.registration.drawn import Draws, batch_of_pair, scaled, voxels_at
+from zoo.registration.drawn import Draws, batch_of_pair, scaled
 from zoo.registration.fitting import Training, half_cosine
 from zoo.registration.found import Found
 from zoo.transform import Affine
@@ -503,12 +503,12 @@ class NePhi(Registration):
         identity = np.eye(self.dims, dtype=np.float32)
 
         def function(points):
-            return ops.convert_to_numpy(self.maps(points[None], codes, back=back))[0]
+            return (self.maps(points[None], codes, back=back)[0],)
 
         def derivative(points):
-            tangents = np.broadcast_to(identity, (1, len(points), *identity.shape))
+            tangents = np.broadcast_to(identity, (1, points.shape[0], *identity.shape))
             _, turned = self.maps.trace(points[None], tangents, codes, back)
-            return np.swapaxes(ops.convert_to_numpy(turned)[0], 1, 2)
+            return (ops.swapaxes(turned[0], 1, 2),)
 
         return function, derivative
 

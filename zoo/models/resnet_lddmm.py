@@ -181,12 +181,10 @@ class ResNetLDDMM(Registration):
         self.built = True
 
     def get_config(self):
-        flow = ("blocks", "width", "nonlinearities", "activation", "integrator", "substeps")
-        own = ("data", "sigma", "steps", "points", "features", "feature_weight", "members", "codes")
-        config = {name: getattr(self.flow, name) for name in (*flow, "lipschitz")}
-        return (
-            super().get_config() | config | {name: getattr(self, name) for name in (*own, "seed")}
-        )
+        flow = "blocks width nonlinearities activation integrator substeps lipschitz"
+        own = "data sigma steps points features feature_weight members codes seed"
+        config = {name: getattr(self.flow, name) for name in flow.split()}
+        return super().get_config() | config | {name: getattr(self, name) for name in own.split()}
 
     # The map and its objective
 
@@ -375,14 +373,15 @@ class ResNetLDDMM(Registration):
         codes = self.cohort(np.arange(self.members, dtype=np.int32)[:, None])
         points = ops.repeat(ops.convert_to_tensor(batch["moving_points"]), self.members, axis=0)
         ends = ops.convert_to_numpy(self.flow(points, codes))
-        known, sought = [], [batch["fixed_points"][0]]
-        if self.data == "features":
+
+        def seen(points, side):
+            if self.data != "features":
+                return points
             # A member whose legs are elsewhere may be close by positions alone.
-            known, sought = (
-                [*points, batch["feature_scale"] * batch[f"{side}_features"][0]]
-                for points, side in ((known, "moving"), (sought, "fixed"))
-            )
-        left = [_apart(np.hstack([end, *known]), np.hstack(sought)) for end in ends]
+            return np.hstack([points, batch["feature_scale"] * batch[f"{side}_features"][0]])
+
+        target = seen(batch["fixed_points"][0], "fixed")
+        left = [_apart(seen(end, "moving"), target) for end in ends]
         self.cohort.set_single(codes[int(np.argmin(left))])
 
     def _shapes(self, pair: Pair, centre, half) -> tuple[Shape, Shape, dict[str, np.ndarray]]:

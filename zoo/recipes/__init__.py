@@ -3,6 +3,7 @@
 from zoo.recipes.clouds import cloud_preset as cloud_preset
 from zoo.recipes.flows import cohort_preset as cohort_preset
 from zoo.recipes.flows import flow_preset as flow_preset
+from zoo.recipes.registrations import brain_slices_datasets as brain_slices_datasets
 from zoo.recipes.registrations import hippocampus_datasets as hippocampus_datasets
 from zoo.recipes.registrations import measure_all as measure_all
 from zoo.recipes.registrations import registration_preset as registration_preset

@@ -33,16 +33,10 @@ def flow_preset(
     def begin(arguments) -> Job:
         import zoo
         from zoo.data.figures import figure_pair
-        from zoo.view.paths import path_figure
 
         figures, model = figure_pair(**pair), zoo.create(method, **(config or {}))
         words = ", ".join(f"{name}={value!r}" for name, value in pair.items())
         data = f"figure_pair({words}) of zoo.data.figures"
-
-        def draw(path):
-            shapes = model.trajectory(figures.moving)
-            target = figures.fixed
-            path_figure(shapes, path, figures.moving.faces, target.points, target.faces)
 
         return Job(
             model,
@@ -52,7 +46,7 @@ def flow_preset(
             metrics=lambda: rows(
                 measured(model, [figures]), data, "partners held out, height 2, this preset", TASK
             ),
-            draw=draw,
+            draw=lambda path: _draw(model, figures, path),
             resume=False,
         )
 
@@ -97,7 +91,6 @@ def cohort_preset(
 
         import zoo
         from zoo.data.figures import random_figures
-        from zoo.view.paths import path_figure
 
         model = zoo.create(method, members=len(seeds), seed=seed, **config)
         decay = keras.optimizers.schedules.CosineDecay(learning_rate, steps, alpha=0.05)
@@ -120,10 +113,8 @@ def cohort_preset(
             return found
 
         def draw(path):
-            pair = test[0]
-            model.fit(pair, verbose=0)
-            shapes = model.trajectory(pair.moving)
-            path_figure(shapes, path, pair.moving.faces, pair.fixed.points, pair.fixed.faces)
+            model.fit(test[0], verbose=0)
+            _draw(model, test[0], path)
 
         if steps % EPOCHS:
             raise ValueError(f"steps must be a multiple of {EPOCHS}, not {steps}.")
@@ -158,6 +149,8 @@ def measured(model, pairs: Iterable, fit: bool = False) -> dict[str, float]:
     """
     import numpy as np
 
+    from zoo.metrics.registration import fold_percentage
+
     found = []
     for pair in pairs:
         begin = time.perf_counter()
@@ -170,13 +163,20 @@ def measured(model, pairs: Iterable, fit: bool = False) -> dict[str, float]:
         start = pair.moving.points
         truth = pair.fixed.points[np.argsort(pair.fixed_labels)]
         moved = model.transform(pair).move(start)
-        determinants = np.linalg.det(model.jacobian(start))
         found.append(
             {
                 "error": np.linalg.norm(moved - truth, axis=1).mean(),
                 "initial_error": np.linalg.norm(start - truth, axis=1).mean(),
-                "folds_percent": 100.0 * (determinants <= 0).mean(),
+                "folds_percent": fold_percentage(np.linalg.det(model.jacobian(start))),
             }
             | ({"seconds": seconds} if fit else {})
         )
     return {name: float(np.mean([row[name] for row in found])) for name in found[0]}
+
+
+def _draw(model, pair, path):
+    """The picture of the path of a pair that the model was fitted to."""
+    from zoo.view.paths import path_figure
+
+    moving, fixed = pair.moving, pair.fixed
+    path_figure(model.trajectory(moving), path, moving.faces, fixed.points, fixed.faces)

@@ -128,6 +128,38 @@ def hippocampus_datasets(folder: Path, held_out: int = 40, validation: int = 20)
     return Augmented(batches), PairDataset(pairs, **frame).pairs
 
 
+def brain_slices_datasets(folder: Path, batch_size: int, steps: int, held_out: int = 12):
+    """Axial brain slices of the ANTs tutorial, for `registration_preset`.
+
+    Args:
+        folder: holds `axial_slices.npz`.
+        batch_size: pairs of a batch.
+        steps: batches of an epoch.
+        held_out: subjects that are only tested on, the last ones.
+
+    Returns:
+        Batches of random pairs of the other subjects, without labels, and two pairs of every
+        subject held out, with labels.
+    """
+    import numpy as np
+
+    from zoo.data.image import Image
+    from zoo.data.pair import Pair
+    from zoo.data.pairs import all_pairs
+    from zoo.geometry import Grid
+
+    with np.load(folder / "axial_slices.npz") as stored:
+        images, labels = stored["images"].astype(np.float32), stored["labels"].astype(np.int32)
+    images = [Image(image, Grid(image.shape)) for image in images]
+    held = list(zip(images[-held_out:], labels[-held_out:], strict=True))
+    test = [
+        Pair(fixed, moving, fixed_labels=fixed_labels, moving_labels=moving_labels)
+        for number, (fixed, fixed_labels) in enumerate(held)
+        for moving, moving_labels in (held[(number + 1) % held_out], held[(number + 5) % held_out])
+    ]
+    return all_pairs(images[:-held_out], batch_size=batch_size, steps=steps), test
+
+
 def measure_all(model, test, fit: dict | None = None) -> dict[str, float]:
     """Means over test pairs, or over batches with known displacements.
 

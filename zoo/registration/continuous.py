@@ -9,9 +9,8 @@ import numpy as np
 from zoo.geometry import Grid
 from zoo.ops.arguments import checked
 from zoo.ops.array_arguments import real_points
+from zoo.ops.compiling import in_chunks
 from zoo.transform import Mapped
-
-CHUNK = 16_384  # points at a time
 
 
 class Continuous(Mapped):
@@ -23,7 +22,8 @@ class Continuous(Mapped):
     for the other direction, and `consistency` how far the two are from undoing each other.
 
     Args:
-        function: float32 points `[n, rank]` of the box to where they are pulled.
+        function: float32 points `[n, rank]` of the box to a tuple of one tensor, where they are
+            pulled.
         derivative: likewise, to the Jacobians `[n, rank, rank]` of `function`.
         frame: the grid that spans the box.
         back: of the other direction, `(function, derivative)`.
@@ -51,7 +51,7 @@ class Continuous(Mapped):
         """
         points = real_points("points", points, (self.rank,), least=0)
         places, inside = self._placed(points)
-        own = _in_chunks(self.derivative, places).astype(np.float64) - np.eye(self.rank)
+        own = in_chunks(self.derivative, places)[0].astype(np.float64) - np.eye(self.rank)
         # Nothing changes across the border where the displacement goes on as it is there.
         own = own * inside[:, None, :]
         to_box = np.linalg.inv(self.frame.direction * self.frame.spacing) / self._half[:, None]
@@ -78,7 +78,7 @@ class Continuous(Mapped):
     def _carried(self, points: np.ndarray) -> np.ndarray:
         places, _ = self._placed(points)
         # Only what is added is single precision, so that no digits of the world are lost.
-        shift = _in_chunks(self.function, places).astype(np.float64) - places
+        shift = in_chunks(self.function, places)[0].astype(np.float64) - places
         return points + self.frame.vectors_to_world(shift * self._half)
 
     def _placed(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -86,8 +86,3 @@ class Continuous(Mapped):
         places = self.frame.to_index(points) / self._half - 1.0
         inside = np.abs(places) <= 1.0 + 1e-6
         return np.clip(places, -1.0, 1.0).astype(np.float32), inside
-
-
-def _in_chunks(function: Callable, points: np.ndarray) -> np.ndarray:
-    pieces = [function(points[k : k + CHUNK]) for k in range(0, max(len(points), 1), CHUNK)]
-    return np.concatenate(pieces)

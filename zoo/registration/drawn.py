@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 from zoo.data.image import Image
 from zoo.data.padding import without_padding
 from zoo.data.pair import Pair
-from zoo.layers.coded_map import half_sides, sampled
+from zoo.layers.coded_map import half_sides, values_at
 from zoo.losses.similarity import NCC
 from zoo.losses.tables import SIMILARITIES
 from zoo.ops.arguments import one_of
@@ -122,17 +122,6 @@ class Draws:
         """Mean square of the components of Jacobians that should be the identity."""
         errors = [ops.mean(ops.square(each - ops.eye(self.dims))) for each in turns]
         return sum(errors) / len(errors)
-
-
-def voxels_at(places, image):
-    """Positions in voxels of an image at places in the box."""
-    return (places + 1.0) * half_sides(image)
-
-
-def values_at(image, places):
-    """Values `[batch, n, channels]` at places in the box `[batch or 1, n, dims]`."""
-    index = voxels_at(places, image)
-    return sampled(image, ops.broadcast_to(index, (ops.shape(image)[0], *ops.shape(index)[1:])))
 
 
 def scaled(image, mask=None):

@@ -1,29 +1,8 @@
 """Makes the preset dirvnet.brain2d: python train.py FOLDER_WITH_axial_slices.npz"""
 
-import numpy as np
+from functools import partial
 
-from zoo.data.image import Image
-from zoo.data.pair import Pair
-from zoo.data.pairs import all_pairs
-from zoo.geometry import Grid
-from zoo.recipes import registration_preset
-
-TEST = 12  # subjects, the last ones
-
-
-def datasets(folder):
-    with np.load(folder / "axial_slices.npz") as stored:
-        images, labels = stored["images"].astype(np.float32), stored["labels"].astype(np.int32)
-    images = [Image(image, Grid(image.shape)) for image in images]
-    training = all_pairs(images[:-TEST], batch_size=4, steps=50)
-    held = list(zip(images[-TEST:], labels[-TEST:], strict=True))
-    test = [
-        Pair(fixed, moving, fixed_labels=fixed_labels, moving_labels=moving_labels)
-        for number, (fixed, fixed_labels) in enumerate(held)
-        for moving, moving_labels in (held[(number + 1) % TEST], held[(number + 5) % TEST])
-    ]
-    return training, test
-
+from zoo.recipes import brain_slices_datasets, registration_preset
 
 if __name__ == "__main__":
     registration_preset(
@@ -37,12 +16,12 @@ if __name__ == "__main__":
             "smoothness": 0.05,
             "intensities": "standard",
         },
-        datasets=datasets,
+        datasets=partial(brain_slices_datasets, batch_size=4, steps=50),
         steps=500,
         learning_rate=1e-3,
         loss_weights={"smoothness": 0.1},
         data="axial T1 slices of the ANTs tutorial, 33 of 45 subjects",
-        protocol=f"24 pairs of {TEST} held out subjects, Dice of 4 tissue labels",
+        protocol="24 pairs of 12 held out subjects, Dice of 4 tissue labels",
         summary="Axial brain slices (T1) of different subjects, trained without labels.",
         licence={
             "weights": "GPL-2.0, as the data",
