@@ -23,6 +23,16 @@ ENTRIES = (
         summary="One registration, then another for what is left; also written affine+dirvnet.",
     ),
     Entry(
+        name="dgcnn",
+        target="zoo.models.dgcnn:DGCNN",
+        task="registration",
+        data=("points",),
+        dims=(2, 3),
+        traits=("learned", "deformable", "invertible"),
+        summary="A graph network for clouds: soft matches of descriptors, smoothed by splatting.",
+        paper="Heinrich et al., Chasing clouds, ICCV 2023; Wang et al., DGCNN, arXiv:1801.07829",
+    ),
+    Entry(
         name="dirvnet",
         target="zoo.models.dirvnet:DIRVNet",
         task="registration",
@@ -61,6 +71,16 @@ ENTRIES = (
         traits=("learned", "per-instance", "deformable", "continuous"),
         summary="Images registered by networks of coordinates, there and back, that a code steers.",
         paper="Tian et al., NePhi, ECCV 2024, arXiv:2309.07322",
+    ),
+    Entry(
+        name="pointpwc",
+        target="zoo.models.pointpwc:PointPWC",
+        task="registration",
+        data=("points",),
+        dims=(2, 3),
+        traits=("learned", "deformable", "invertible"),
+        summary="Clouds registered in one pass, from coarse to fine, by cost volumes of features.",
+        paper="Wu et al., PointPWC-Net, ECCV 2020, arXiv:1911.12408; Chasing clouds, ICCV 2023",
     ),
     Entry(
         name="resnet_lddmm",

@@ -13,11 +13,10 @@ import numpy as np
 from keras import ops
 
 from zoo.losses.base import MaskedLoss, blank, check_same, real_float, weighted_mean
-from zoo.ops import kernels
 from zoo.ops.arguments import at_least, checked, not_negative, one_of, positive
 from zoo.ops.derivatives import spatial_rank
 from zoo.ops.gradients import norm
-from zoo.ops.neighbours import METHODS, nearest_indices
+from zoo.ops.neighbours import METHODS, gathered, hidden, nearest_indices
 from zoo.ops.sampling import sample
 from zoo.ops.splatting import (
     check_points,
@@ -435,20 +434,6 @@ def visible(points, weights):
     points = blank(points, None if weights is None else weights[..., None])
     check_points(points, "points")
     return points
-
-
-def hidden(points, weights):
-    """The cloud with NaN at points of weight zero, which the search then passes over."""
-    if weights is None:
-        return points
-    return ops.where(weights[..., None] > 0, points, np.float32(np.nan))
-
-
-def gathered(values, index):
-    """Rows `[b, n, k, c]` of values `[b, m, c]` at indices `[b, n, k]`."""
-    batch, count = ops.shape(values)[:2]
-    first = ops.reshape(ops.arange(batch, dtype="int32") * count, (-1, 1, 1))
-    return kernels.take_rows(ops.reshape(values, (-1, values.shape[-1])), index + first)
 
 
 def _check_clouds(rank: int | None = None, **clouds) -> None:

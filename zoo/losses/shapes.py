@@ -11,10 +11,10 @@ import numpy as np
 from keras import ops
 
 from zoo.losses.base import blank, check_same, weighted_mean
-from zoo.losses.clouds import CloudLoss, gathered, hidden, visible
+from zoo.losses.clouds import CloudLoss, visible
 from zoo.ops.arguments import at_least, checked, not_negative, one_of, positive
 from zoo.ops.gradients import norm
-from zoo.ops.neighbours import nearest_both_ways
+from zoo.ops.neighbours import gathered, hidden, nearest_both_ways
 from zoo.ops.splatting import known
 
 BLOCK = 2048  # rows of a kernel or of a plan that are formed at once

@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 from scipy.spatial import cKDTree
 
+from zoo.ops import kernels
 from zoo.ops.arguments import one_of
 from zoo.ops.compiling import on_accelerator
 from zoo.ops.gradients import norm
@@ -183,3 +184,17 @@ def nearest_both_ways(first, second):
     there = ops.argmin(products + ops.swapaxes(lengths[1], 1, 2), axis=2)
     back = ops.argmin(products + lengths[0], axis=1)
     return ops.cast(there, "int32"), ops.cast(back, "int32")
+
+
+def hidden(points, weights):
+    """The cloud with NaN at points of weight zero, which the search then passes over."""
+    if weights is None:
+        return points
+    return ops.where(weights[..., None] > 0, points, np.float32(np.nan))
+
+
+def gathered(values, index):
+    """Rows `[b, n, k, c]` of values `[b, m, c]` at indices `[b, n, k]`."""
+    batch, count = ops.shape(values)[:2]
+    first = ops.reshape(ops.arange(batch, dtype="int32") * count, (-1, 1, 1))
+    return kernels.take_rows(ops.reshape(values, (-1, values.shape[-1])), index + first)

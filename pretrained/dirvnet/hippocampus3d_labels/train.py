@@ -12,18 +12,19 @@ if __name__ == "__main__":
             "filters": 8,
             "data_kernel": 3,
             "smoothness_kernel": 3,
+            "momentum": 0.7,
             "spacing": 3,
             "smoothness": 0.1,
             "features": 4,
-            "intensities": "standard",
+            "intensities": "robust",
             "labels": (1, 2),
         },
         datasets=hippocampus_datasets,
-        steps=500,
+        steps=600,
         learning_rate=2e-3,
         loss_weights={"labels": 1.0, "similarity": 0.3, "smoothness": 0.1},
-        data="Medical Segmentation Decathlon, hippocampus, 140 of 200 cases",
-        protocol="40 random pairs of 40 held out cases, centred, Dice of 2 labels",
+        data="Medical Segmentation Decathlon, hippocampus, first 140 of 200 cases",
+        protocol="40 random pairs of the last 40 cases, held out, centred, Dice of 2 labels",
         summary="Hippocampus MRI (T1) of different subjects, trained on the overlap of labels.",
         licence={
             "weights": "CC-BY-SA-4.0, as the data",
@@ -31,5 +32,8 @@ if __name__ == "__main__":
             "attribution": "Medical Segmentation Decathlon, Task04 Hippocampus (Simpson et al., "
             "arXiv:1902.09063; Antonelli et al., Nature Communications 2022)",
         },
-        notes="Labels are needed for training only; registration takes the two images.",
+        notes="Labels are needed for training only; registration takes the two images. The split "
+        "is by blocks of case numbers: the first 140 are trained on, 20 lie between, the last 40 "
+        "are only tested on; a head on both sides of a border cannot be ruled out. Training images "
+        "were changed at random: gain, offset, noise, crops, small affine maps.",
     )

@@ -1,0 +1,211 @@
+"""A graph network for clouds: descriptors of points, soft matches, and a splat that smooths them.
+
+Every point gets a descriptor from the graph of its nearest points. Then, pass by pass, each moving
+point looks among the fixed points that are nearest to where it is by now for those that are like
+it; their weighted mean, by likeness and nearness, says where it should go, and how much that counts
+is how sure it is. These votes are splatted on a lattice, smoothed there, and read at the points.
+
+The descriptors are those of the graph network of Heinrich et al., "Chasing clouds: differentiable
+volumetric rasterisation of point clouds as a highly efficient and accurate loss for large-scale
+deformable 3D registration", ICCV 2023, after Wang et al., TOG 2019. How that network makes
+displacements of them was never published: the embedding before and the matches, votes and passes
+after them are a design of the zoo's own, in the spirit of the paper's splatting.
+"""
+
+from __future__ import annotations
+
+import keras
+from keras import ops
+
+from zoo.layers.edge_conv import GraphDescriptors
+from zoo.layers.point_conv import LEAK, dense_layers
+from zoo.ops.arguments import checked
+from zoo.ops.compiling import in_float32
+from zoo.ops.neighbours import gathered
+from zoo.ops.point_sets import neighbourhoods
+from zoo.ops.sampling import sample
+from zoo.ops.splatting import normalised_splat, to_voxels
+from zoo.registration.flow_network import FlowNetwork
+
+EXTENT = 3.0  # root mean square radii from the centre to the border of the lattice
+
+
+@keras.saving.register_keras_serializable(package="zoo")
+class MatchingNet(keras.layers.Layer):
+    """The network itself, in the frame of its coordinates.
+
+    Args:
+        dims: 2 or 3.
+        embedding: channels that are made of the coordinates before the graph.
+        width, descriptors, neighbours, normalisation: see `GraphDescriptors`.
+        candidates: fixed points that a moving one chooses from, in every pass.
+        lattice: points along each axis, on which votes are smoothed.
+        blurs: standard deviation of the smoothing in each pass, in lattice spacings.
+        search: of neighbours, see `zoo.ops.neighbours.nearest_neighbours`.
+    """
+
+    @checked(embedding=(1, 2**16), candidates=(1, 10**5), lattice=(4, 256))
+    def __init__(
+        self,
+        dims: int = 3,
+        embedding: int = 64,
+        width: int = 64,
+        descriptors: int = 16,
+        neighbours: int = 20,
+        normalisation: str = "batch",
+        candidates: int = 64,
+        lattice: int = 32,
+        blurs: tuple = (3.0, 2.0, 1.2),
+        search: str = "auto",
+        **kwargs,
+    ):
+        super().__init__(**in_float32(kwargs))
+        self.dims, self.embedding, self.width = dims, embedding, width
+        self.descriptors, self.neighbours = descriptors, neighbours
+        self.normalisation, self.candidates = normalisation, candidates
+        self.lattice, self.search = lattice, search
+        if not len(blurs) or not min(blurs) > 0:
+            raise ValueError(f"blurs must be positive numbers, one for each pass, not {blurs!r}.")
+        self.blurs = tuple(map(float, blurs))
+
+    def build(self, input_shape=None):
+        self.embed = dense_layers(self.dims, (self.embedding, self.embedding), "embed")
+        self.describe = GraphDescriptors(
+            self.descriptors, self.width, self.neighbours, self.normalisation, name="describe"
+        )
+        self.describe.build((None, None, self.embedding + self.dims))
+        # How much likeness and nearness count in each pass, as logarithms.
+        self.sharpness = self.add_weight(
+            shape=(len(self.blurs), 2), initializer="zeros", name="sharpness"
+        )
+        self.built = True
+
+    def call(self, moving, fixed, moving_mask=None, fixed_mask=None, training=False):
+        """The flow of the moving cloud.
+
+        Args:
+            moving: `[b, m, dims]`.
+            fixed: `[b, n, dims]`.
+            moving_mask, fixed_mask: `[b, m]` and `[b, n]`, or None.
+            training: see `EdgeConv.call`.
+
+        Returns:
+            Dict of `flows`, `[b, m, dims]` after each pass, the last one first; and of `chosen`,
+            None for each: all points.
+        """
+        own, spacing = self._described(moving, moving_mask, training)
+        other, _ = self._described(fixed, fixed_mask, training)
+        certain = ops.ones_like(moving[..., :1]) if moving_mask is None else moving_mask[..., None]
+        flow, flows = ops.zeros_like(moving), []
+        for number, deviation in enumerate(self.blurs):
+            found = neighbourhoods(moving + flow, fixed, self.candidates, fixed_mask, self.search)
+            index, shares = found
+            offsets = gathered(fixed, index) - (moving + flow)[:, :, None]
+            likeness = ops.sum(own[:, :, None] * gathered(other, index), axis=-1)
+            # In units of the spacing a nearest point is about one unit away.
+            far = ops.sum(ops.square(offsets), axis=-1) / ops.square(spacing)[:, :, None]
+            weight = ops.exp(self.sharpness[number])
+            logits = weight[0] * likeness - 0.05 * weight[1] * far
+            share = ops.softmax(ops.where(shares > 0, logits, -1e9), axis=-1)
+            vote = ops.sum(share[..., None] * offsets, axis=2)
+            sure = certain * ops.sum(ops.square(share), axis=-1, keepdims=True)
+            flow = flow + self._smoothed(moving, vote, sure, deviation)
+            flows.append(flow)
+        return {"flows": flows[::-1], "chosen": [None] * len(flows)}
+
+    def _described(self, points, mask, training) -> tuple:
+        """Descriptors of length one times the root of their number, and the typical spacing."""
+        features = points
+        for layer in self.embed:
+            features = ops.leaky_relu(layer(features), LEAK)
+        found = neighbourhoods(points, points, self.neighbours, mask, self.search)
+        features = ops.concatenate([features, points], axis=-1)
+        features = self.describe(features, found=found, training=training)
+        length = ops.sqrt(ops.mean(ops.square(features), axis=-1, keepdims=True) + 1e-6)
+        second = min(1, found[0].shape[-1] - 1)
+        nearest = gathered(points, found[0][..., second : second + 1])[:, :, 0] - points
+        counting = 1.0 if mask is None else mask
+        squared = counting * ops.sum(ops.square(nearest), axis=-1)
+        total = ops.sum(counting * ops.ones_like(squared), axis=1, keepdims=True)
+        spacing = ops.sqrt(ops.sum(squared, axis=1, keepdims=True) / ops.maximum(total, 1.0))
+        return features / length, ops.maximum(spacing, 1e-6)
+
+    def _smoothed(self, points, vote, sure, deviation: float):
+        """The mean of the votes around each point, weighted by how sure they are."""
+        shape = (self.lattice,) * self.dims
+        places = to_voxels(points / EXTENT, shape)
+        field = normalised_splat(vote, places, shape, sure[..., 0], deviation, 0.0)
+        return sample(field, places)
+
+    def get_config(self):
+        names = (
+            "dims embedding width descriptors neighbours normalisation candidates lattice blurs "
+            "search"
+        )
+        return super().get_config() | {name: getattr(self, name) for name in names.split()}
+
+
+class DGCNN(FlowNetwork):
+    """Registers clouds in one pass of a graph network, which is trained on many pairs.
+
+    See `zoo.registration.flow_network.FlowNetwork` for what training minimises, and the module for
+    what is the paper's and what the zoo's own.
+
+    Args:
+        dims: 2 or 3.
+        embedding, width, descriptors, neighbours, normalisation, candidates, lattice, blurs: see
+            `MatchingNet`.
+        points, draws, frame, data, teacher, search, seed: see `FlowNetwork`.
+
+    Raises:
+        ValueError: for arguments out of range.
+    """
+
+    def __init__(
+        self,
+        dims: int = 3,
+        embedding: int = 64,
+        width: int = 64,
+        descriptors: int = 16,
+        neighbours: int = 20,
+        normalisation: str = "layer",
+        candidates: int = 64,
+        lattice: int = 32,
+        blurs: tuple = (3.0, 2.0, 1.2),
+        points: int = 8192,
+        draws: int = 4,
+        frame: str = "moments",
+        data: str = "chamfer",
+        teacher: float | None = None,
+        search: str = "auto",
+        seed: int = 0,
+        **kwargs,
+    ):
+        super().__init__(dims, points, draws, frame, data, teacher, search, seed, **kwargs)
+        own = {
+            "embedding": embedding,
+            "width": width,
+            "descriptors": descriptors,
+            "neighbours": neighbours,
+            "normalisation": normalisation,
+            "candidates": candidates,
+            "lattice": lattice,
+            "blurs": tuple(blurs),
+        }
+        self.network = MatchingNet(dims, **own, search=search, name="network")
+        self.network.build()
+        self.ready()
+
+    def get_config(self):
+        names = "embedding width descriptors neighbours normalisation candidates lattice blurs"
+        return super().get_config() | {name: getattr(self.network, name) for name in names.split()}
+
+    def default_optimizer(self):
+        return keras.optimizers.Adam(1e-3, global_clipnorm=1.0)
+
+    @classmethod
+    def example(cls):
+        example = super().example()
+        small = {"embedding": 4, "width": 4, "descriptors": 4, "neighbours": 4}
+        example["config"] |= small | {"candidates": 8, "lattice": 8, "blurs": (1.0,)}
+        return example
