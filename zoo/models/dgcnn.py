@@ -74,6 +74,11 @@ class MatchingNet(keras.layers.Layer):
             self.descriptors, self.width, self.neighbours, self.normalisation, name="describe"
         )
         self.describe.build((None, None, self.embedding + self.dims))
+        # What the shape of both clouds tells of the motion before anything is matched.
+        self.expect = dense_layers(3 * self.descriptors + self.dims, (self.width,), "expect")
+        self.expect += dense_layers(
+            self.width, (self.dims,), "expected", kernel_initializer="zeros"
+        )
         # How much likeness and nearness count in each pass, as logarithms.
         self.sharpness = self.add_weight(
             shape=(len(self.blurs), 2), initializer="zeros", name="sharpness"
@@ -90,13 +95,16 @@ class MatchingNet(keras.layers.Layer):
             training: see `EdgeConv.call`.
 
         Returns:
-            Dict of `flows`, `[b, m, dims]` after each pass, the last one first; and of `chosen`,
-            None for each: all points.
+            Dict of `flows`, `[b, m, dims]` after each pass, the last one first, before them all
+            what is expected; and of `chosen`, None for each: all points.
         """
         own, spacing = self._described(moving, moving_mask, training)
         other, _ = self._described(fixed, fixed_mask, training)
         certain = ops.ones_like(moving[..., :1]) if moving_mask is None else moving_mask[..., None]
-        flow, flows = ops.zeros_like(moving), []
+        flow = self._smoothed(
+            moving, self._expected(moving, own, other), certain, max(self.blurs)
+        )
+        flows = [flow]
         for number, deviation in enumerate(self.blurs):
             found = neighbourhoods(moving + flow, fixed, self.candidates, fixed_mask, self.search)
             index, shares = found
@@ -112,6 +120,15 @@ class MatchingNet(keras.layers.Layer):
             flow = flow + self._smoothed(moving, vote, sure, deviation)
             flows.append(flow)
         return {"flows": flows[::-1], "chosen": [None] * len(flows)}
+
+    def _expected(self, points, own, other):
+        """The motion of each point by its place and the largest descriptors of both clouds."""
+        seen = [points, own]
+        for cloud in (own, other):
+            most = ops.max(cloud, axis=1, keepdims=True)
+            seen.append(ops.broadcast_to(most, ops.shape(own)))
+        hidden = ops.leaky_relu(self.expect[0](ops.concatenate(seen, axis=-1)), LEAK)
+        return self.expect[1](hidden)
 
     def _described(self, points, mask, training) -> tuple:
         """Descriptors of length one times the root of their number, and the typical spacing."""
