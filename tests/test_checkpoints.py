@@ -385,6 +385,9 @@ def test_h5_files_of_something_else(tmp_path):
         file["fc0"] = h5py.ExternalLink("words.h5", "/words")
     with pytest.raises(ValueError, match="path: link.h5.*is a link"):
         read_igr(tmp_path / "link.h5")
+    (tmp_path / "text.h5").write_text("none")
+    with pytest.raises(ValueError, match="path: 'text.h5' is no HDF5 file"):
+        read_igr(tmp_path / "text.h5")
     with pytest.raises(FileNotFoundError, match="path: no file"):
         read_igr(tmp_path / "absent.h5")
 

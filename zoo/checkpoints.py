@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 UNUSED = re.compile(r"\.weightnet[12]?\.mlp_bns\.|\.num_batches_tracked$")
 """Normalisations that PointPWC-Net's perceptrons of offsets hold and never call, and counters."""
+HEADS = tuple(f"flow{level}.pointconv_list.{k}" for level in range(4) for k in range(2))
+"""Convolutions of the flow heads, which alone may have a normalisation that is called."""
 NORM = ("weight", "bias", "running_mean", "running_var")
 NORM_EPSILON = 1e-5  # of PyTorch's batch normalisation
 PACKED = 20  # times that an archive may grow; PyTorch packs nothing
@@ -76,8 +78,7 @@ def read_pointpwc(path: str | Path, **config) -> PointPWC:
     path = existing(path)
     arrays = {key: each for key, each in _state_dict(path).items() if not UNUSED.search(key)}
     normalised = any(".bn_linear." in key for key in arrays)
-    heads = [f"flow{level}.pointconv_list.{number}" for level in range(4) for number in range(2)]
-    heads = heads if normalised else []
+    heads = HEADS if normalised else ()
     release = PAPER | {"features": "coordinates", "frame": "none"}
     model = PointPWC(**(release if normalised else AUTHORS) | config)
     layers = _layers_of_pointpwc(model.network)
@@ -132,6 +133,8 @@ def read_igr(path: str | Path, **config) -> IGR:
 
     path = existing(path)
     nnabla = h5py.is_hdf5(path)
+    if path.suffix.lower() in (".h5", ".hdf5") and not nnabla:
+        raise ValueError(f"path: {path.name!r} is no HDF5 file.")
     arrays = _parameters(path) if nnabla else _state_dict(path)
     called, *parts = ("fc{}", "/affine/W", "/affine/b") if nnabla else ("lin{}", ".weight", ".bias")
     kernels = []
