@@ -34,6 +34,7 @@ ALLOWED = {
     " catalogue",
     "zoo.surface": "ops metrics data geometry model registration",
     "zoo.models": "ops layers losses metrics data geometry model transform registration surface",
+    "zoo.checkpoints": "io ops models",
     "zoo.catalogue": "registry",
     "zoo.saving": "catalogue",
     "zoo.api": "registry pretrained catalogue ops registration",

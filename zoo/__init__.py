@@ -44,7 +44,18 @@ _HOMES = {
 _OLD_HOMES = {"register": "registry"}
 
 # Rooms that are imported when they are first named, as in `zoo.layers.SpatialTransformer`.
-_ROOMS = ("data", "io", "layers", "losses", "metrics", "ops", "registration", "testing", "view")
+_ROOMS = (
+    "checkpoints",
+    "data",
+    "io",
+    "layers",
+    "losses",
+    "metrics",
+    "ops",
+    "registration",
+    "testing",
+    "view",
+)
 
 __all__ = sorted(_HOMES)
 

@@ -8,10 +8,10 @@ import sys
 import warnings
 
 from zoo import __version__
-from zoo.cli import browse, registrations, surfaces, training
+from zoo.cli import browse, conversions, registrations, surfaces, training
 from zoo.cli.shared import FAILED, INTERRUPTED
 
-COMMAND_FILES = (browse, surfaces, registrations, training)
+COMMAND_FILES = (browse, surfaces, registrations, training, conversions)
 
 
 def main(arguments: list[str] | None = None) -> int:
