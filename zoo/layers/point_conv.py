@@ -1,6 +1,6 @@
 """Layers of networks of points: sampling, grouping, PointConv, cost volumes, upsampling.
 
-Clouds are `[batch, n, dims]` with features `[batch, n, channels]`; masks `[batch, n]` are positive
+Clouds are `[batch, n, dims]` with features `[batch, n, channels]`; `valid` `[batch, n]` is positive
 where a point counts. Neighbourhoods may be sought once and given to several layers.
 
 After Wu, Qi and Li, "PointConv", CVPR 2019, and Wu et al., "PointPWC-Net", ECCV 2020.
@@ -36,13 +36,13 @@ class FarthestPointSampling(keras.layers.Layer):
         super().__init__(**in_float32(kwargs))
         self.count, self.method = count, one_of("method", method, WAYS)
 
-    def call(self, points, mask=None):
+    def call(self, points, valid=None):
         """Chooses from clouds `[batch, n, dims]`.
 
         Returns:
             `(chosen, indices)`: `[batch, count, dims]`, and int32 `[batch, count]`.
         """
-        indices = farthest_points(points, self.count, mask, self.method)
+        indices = farthest_points(points, self.count, valid, self.method)
         return gathered(points, indices[..., None])[:, :, 0], indices
 
     def get_config(self):
@@ -63,14 +63,14 @@ class NearestGrouping(keras.layers.Layer):
         super().__init__(**in_float32(kwargs))
         self.neighbours, self.method = neighbours, one_of("method", method, METHODS)
 
-    def call(self, queries, points, features=None, mask=None):
+    def call(self, queries, points, features=None, valid=None):
         """Groups points `[batch, m, dims]` about queries `[batch, n, dims]`.
 
         Returns:
             `(offsets, grouped, shares)`: `[batch, n, k, dims]`, features `[batch, n, k, channels]`
             or None, and 0 where there is no neighbour, else 1, `[batch or 1, 1, k]`.
         """
-        found = neighbourhoods(queries, points, self.neighbours, mask, self.method)
+        found = neighbourhoods(queries, points, self.neighbours, valid, self.method)
         grouped = None if features is None else gathered(features, found[0])
         return gathered(points, found[0]) - queries[:, :, None], grouped, found[1]
 
@@ -92,9 +92,9 @@ class InverseDistanceUpsampling(keras.layers.Layer):
         super().__init__(**in_float32(kwargs))
         self.neighbours, self.method = neighbours, one_of("method", method, METHODS)
 
-    def call(self, fine, coarse, values, mask=None):
+    def call(self, fine, coarse, values, valid=None):
         """Values `[batch, m, c]` of coarse points `[batch, m, dims]` at fine ones, `[b, n, c]`."""
-        return interpolated(fine, coarse, values, self.neighbours, mask, self.method)
+        return interpolated(fine, coarse, values, self.neighbours, valid, self.method)
 
     def get_config(self):
         return super().get_config() | {"neighbours": self.neighbours, "method": self.method}
@@ -155,14 +155,14 @@ class PointConv(keras.layers.Layer):
         (self.linear,) = dense_layers((dims + channels) * WEIGHTS, (self.filters,), "linear")
         self.built = True
 
-    def call(self, points, features, centres=None, mask=None, found=None):
+    def call(self, points, features, centres=None, valid=None, found=None):
         """Convolves.
 
         Args:
             points: `[batch, n, dims]`.
             features: `[batch, n, channels]`.
             centres: `[batch, m, dims]`, where the result is wanted; the points themselves if None.
-            mask: `[batch, n]`, or None.
+            valid: `[batch, n]`, or None.
             found: what `zoo.ops.point_sets.neighbourhoods` gave for these; further neighbours are
                 left out.
 
@@ -171,7 +171,7 @@ class PointConv(keras.layers.Layer):
         """
         centres = points if centres is None else centres
         if found is None:
-            found = neighbourhoods(centres, points, self.neighbours, mask, self.method)
+            found = neighbourhoods(centres, points, self.neighbours, valid, self.method)
         index, shares = (each[..., : self.neighbours] for each in found)
         offsets = gathered(points, index) - centres[:, :, None]
         grouped = ops.concatenate([offsets, gathered(features, index)], axis=-1)
@@ -223,8 +223,8 @@ class CostVolume(keras.layers.Layer):
         features,
         other_points,
         other_features,
-        mask=None,
-        other_mask=None,
+        valid=None,
+        other_valid=None,
         found=None,
         across=None,
     ):
@@ -235,8 +235,8 @@ class CostVolume(keras.layers.Layer):
             features: `[batch, n, channels]`.
             other_points: `[batch, m, dims]`, warped towards the first cloud.
             other_features: `[batch, m, channels]`.
-            mask: `[batch, n]`, or None.
-            other_mask: `[batch, m]`, or None.
+            valid: `[batch, n]`, or None.
+            other_valid: `[batch, m]`, or None.
             found: neighbourhoods of the points in their own cloud, see `PointConv.call`.
             across: those of the points in the other cloud.
 
@@ -244,7 +244,7 @@ class CostVolume(keras.layers.Layer):
             `[batch, n, filters]`.
         """
         if across is None:
-            across = neighbourhoods(points, other_points, self.neighbours, other_mask, self.method)
+            across = neighbourhoods(points, other_points, self.neighbours, other_valid, self.method)
         index, shares = (each[..., : self.neighbours] for each in across)
         offsets = gathered(other_points, index) - points[:, :, None]
         # The first dense layer, of own features, other features and offset, part by part: nothing
@@ -257,7 +257,7 @@ class CostVolume(keras.layers.Layer):
         cost = ops.leaky_relu(second(cost), LEAK)
         cost = ops.sum(self.across(offsets) * shares[..., None] * cost, axis=2)
         if found is None:
-            found = neighbourhoods(points, points, self.neighbours, mask, self.method)
+            found = neighbourhoods(points, points, self.neighbours, valid, self.method)
         index, shares = (each[..., : self.neighbours] for each in found)
         weights = self.within(gathered(points, index) - points[:, :, None]) * shares[..., None]
         return ops.sum(weights * gathered(cost, index), axis=2)

@@ -3,7 +3,8 @@
 Every point gets a descriptor from the graph of its nearest points. Then, pass by pass, each moving
 point looks among the fixed points that are nearest to where it is by now for those that are like
 it; their weighted mean, by likeness and nearness, says where it should go, and how much that counts
-is how sure it is. These votes are splatted on a lattice, smoothed there, and read at the points.
+is how sure it is. Fixed points look among the moving ones likewise. These votes are splatted on a
+lattice, smoothed there, and read at the points.
 
 The descriptors are those of the graph network of Heinrich et al., "Chasing clouds: differentiable
 volumetric rasterisation of point clouds as a highly efficient and accurate loss for large-scale
@@ -27,7 +28,9 @@ from zoo.ops.sampling import sample
 from zoo.ops.splatting import normalised_splat, to_voxels
 from zoo.registration.flow_network import FlowNetwork
 
-EXTENT = 3.0  # root mean square radii from the centre to the border of the lattice
+NEARNESS = 0.05  # weight of squared distances, in spacings, before anything is learned
+NOTHING = -1e9  # what is no candidate
+EXTENT = 2.0  # root mean square radii from the centre to the border of the lattice
 
 
 @keras.saving.register_keras_serializable(package="zoo")
@@ -53,9 +56,9 @@ class MatchingNet(keras.layers.Layer):
         descriptors: int = 16,
         neighbours: int = 20,
         normalisation: str = "batch",
-        candidates: int = 64,
+        candidates: int = 16,
         lattice: int = 32,
-        blurs: tuple = (3.0, 2.0, 1.2),
+        blurs: tuple = (6.0, 4.0, 3.0, 2.0, 1.5, 1.0),
         search: str = "auto",
         **kwargs,
     ):
@@ -85,39 +88,50 @@ class MatchingNet(keras.layers.Layer):
         )
         self.built = True
 
-    def call(self, moving, fixed, moving_mask=None, fixed_mask=None, training=False):
+    def call(self, moving, fixed, moving_valid=None, fixed_valid=None, training=False):
         """The flow of the moving cloud.
 
         Args:
             moving: `[b, m, dims]`.
             fixed: `[b, n, dims]`.
-            moving_mask, fixed_mask: `[b, m]` and `[b, n]`, or None.
+            moving_valid, fixed_valid: `[b, m]` and `[b, n]`, or None.
             training: see `EdgeConv.call`.
 
         Returns:
             Dict of `flows`, `[b, m, dims]` after each pass, the last one first, before them all
             what is expected; and of `chosen`, None for each: all points.
         """
-        own, spacing = self._described(moving, moving_mask, training)
-        other, _ = self._described(fixed, fixed_mask, training)
-        certain = ops.ones_like(moving[..., :1]) if moving_mask is None else moving_mask[..., None]
-        flow = self._smoothed(
-            moving, self._expected(moving, own, other), certain, max(self.blurs)
+        own, spacing = self._described(moving, moving_valid, training)
+        other, _ = self._described(fixed, fixed_valid, training)
+        certain = (
+            ops.ones_like(moving[..., :1]) if moving_valid is None else moving_valid[..., None]
         )
+        expected = self._expected(moving, own, other)
+        flow = self._smoothed(moving, moving, expected, certain, max(self.blurs))
         flows = [flow]
         for number, deviation in enumerate(self.blurs):
-            found = neighbourhoods(moving + flow, fixed, self.candidates, fixed_mask, self.search)
-            index, shares = found
-            offsets = gathered(fixed, index) - (moving + flow)[:, :, None]
-            likeness = ops.sum(own[:, :, None] * gathered(other, index), axis=-1)
-            # In units of the spacing a nearest point is about one unit away.
-            far = ops.sum(ops.square(offsets), axis=-1) / ops.square(spacing)[:, :, None]
-            weight = ops.exp(self.sharpness[number])
-            logits = weight[0] * likeness - 0.05 * weight[1] * far
-            share = ops.softmax(ops.where(shares > 0, logits, -1e9), axis=-1)
-            vote = ops.sum(share[..., None] * offsets, axis=2)
-            sure = certain * ops.sum(ops.square(share), axis=-1, keepdims=True)
-            flow = flow + self._smoothed(moving, vote, sure, deviation)
+            moved, weight = moving + flow, ops.exp(self.sharpness[number])
+            places, votes, certainties = [], [], []
+            # Moving points look among the fixed ones, and these among the moving ones as they are.
+            sides = (moved, own, moving_valid), (fixed, other, fixed_valid)
+            for side in (0, 1):
+                (here, mine, counting), (there, theirs, valid) = sides[side], sides[1 - side]
+                index, shares = neighbourhoods(here, there, self.candidates, valid, self.search)
+                offsets = gathered(there, index) - here[:, :, None]
+                likeness = ops.sum(mine[:, :, None] * gathered(theirs, index), axis=-1)
+                # In units of the spacing a nearest point is about one unit away.
+                far = ops.sum(ops.square(offsets), axis=-1) / ops.square(spacing)[:, :, None]
+                logits = weight[0] * likeness - NEARNESS * weight[1] * far
+                share = ops.softmax(ops.where(shares > 0, logits, NOTHING), axis=-1)[..., None]
+                sure = ops.sum(ops.square(share), axis=2)
+                certainties.append(sure if counting is None else sure * counting[..., None])
+                toward = ops.sum(share * offsets, axis=2)
+                # A fixed point votes where the moving points are that it takes for its own.
+                start = moving if side == 0 else ops.sum(share * gathered(moving, index), axis=2)
+                places.append(start)
+                votes.append(toward if side == 0 else -toward)
+            parts = (ops.concatenate(each, axis=1) for each in (places, votes, certainties))
+            flow = flow + self._smoothed(moving, *parts, deviation)
             flows.append(flow)
         return {"flows": flows[::-1], "chosen": [None] * len(flows)}
 
@@ -145,14 +159,16 @@ class MatchingNet(keras.layers.Layer):
         squared = counting * ops.sum(ops.square(nearest), axis=-1)
         total = ops.sum(counting * ops.ones_like(squared), axis=1, keepdims=True)
         spacing = ops.sqrt(ops.sum(squared, axis=1, keepdims=True) / ops.maximum(total, 1.0))
-        return features / length, ops.maximum(spacing, 1e-6)
+        features = features / length
+        features = features if mask is None else features * mask[..., None]
+        return features, ops.maximum(spacing, 1e-6)
 
-    def _smoothed(self, points, vote, sure, deviation: float):
+    def _smoothed(self, points, places, votes, sure, deviation: float):
         """The mean of the votes around each point, weighted by how sure they are."""
         shape = (self.lattice,) * self.dims
-        places = to_voxels(points / EXTENT, shape)
-        field = normalised_splat(vote, places, shape, sure[..., 0], deviation, 0.0)
-        return sample(field, places)
+        places = to_voxels(places / EXTENT, shape)
+        field = normalised_splat(votes, places, shape, sure[..., 0], deviation, 0.0)
+        return sample(field, to_voxels(points / EXTENT, shape))
 
     def get_config(self):
         names = (
@@ -186,9 +202,9 @@ class DGCNN(FlowNetwork):
         descriptors: int = 16,
         neighbours: int = 20,
         normalisation: str = "layer",
-        candidates: int = 64,
+        candidates: int = 16,
         lattice: int = 32,
-        blurs: tuple = (3.0, 2.0, 1.2),
+        blurs: tuple = (6.0, 4.0, 3.0, 2.0, 1.5, 1.0),
         points: int = 8192,
         draws: int = 4,
         frame: str = "moments",

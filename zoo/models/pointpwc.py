@@ -89,20 +89,20 @@ class PointPWCNet(keras.layers.Layer):
             self.heads[-1].build((None, None, dims), (None, None, entering))
         self.built = True
 
-    def call(self, moving, fixed, moving_mask=None, fixed_mask=None):
+    def call(self, moving, fixed, moving_valid=None, fixed_valid=None):
         """The flow of the moving cloud.
 
         Args:
             moving: `[b, m, dims]`.
             fixed: `[b, n, dims]`.
-            moving_mask, fixed_mask: `[b, m]` and `[b, n]`, or None.
+            moving_valid, fixed_valid: `[b, m]` and `[b, n]`, or None.
 
         Returns:
             Dict of lists, from the finest level to the coarsest: `flows` `[b, k, dims]`, `chosen`
             and `targets`, int32 `[b, k]`, which points of the moving and of the fixed cloud the
             levels have; None for all of them.
         """
-        clouds = [self._encoded(moving, moving_mask), self._encoded(fixed, fixed_mask)]
+        clouds = [self._encoded(moving, moving_valid), self._encoded(fixed, fixed_valid)]
         flow = hidden = None
         flows = []
         for level in (3, 2, 1, 0):

@@ -69,14 +69,15 @@ class Chain(Registration):
 
         Args:
             inputs: a dict of `fixed` and `moving` `[b, *spatial, channels]`; or points
-                `[b, n, dims]`, or a dict that holds them as `moving`.
+                `[b, n, dims]`, or a dict that holds them as `moving`, and as `fixed` those of the
+                other cloud where a part is a network that has to see it.
 
         Returns:
             A dict of `moved` and, for images, the composed `displacement` in voxels.
         """
         if "images" not in self.takes or not isinstance(inputs, dict) or "fixed" not in inputs:
             points = inputs if isinstance(inputs, dict) else {"moving": inputs}
-            return self.second({"moving": self.first(points)["moved"]})
+            return self.second({**points, "moving": self.first(points)["moved"]})
         first = self.first(inputs)
         rest = self.second({"fixed": inputs["fixed"], "moving": first["moved"]})
         displacement = compose(first["displacement"], rest["displacement"])

@@ -29,13 +29,14 @@ EXTENT = 3.0  # root mean square radii that a density image reaches from the cen
 RASTER, BLUR, GAIN = 32, 1.0, 0.25  # voxels, voxels and the factor inside of the squash
 TURN, ZOOM, SHIFT = 5.0, 0.05, 0.002  # of the views that teacher and student have: degrees, shares
 PAIR_STEPS, FINE_TUNING = 10, 1e-4  # steps of an epoch of `fit(pair)`, and their learning rate
+ROUGH, BENT, INTERPOLATED = 8, 9, 5  # neighbours of the terms of unsupervised training
 FLAT = 1e-6  # share of the radius below which an axis has no extent
 
 
 class FlowNetwork(Registration):
     """Base of networks that move one cloud onto another in a single pass.
 
-    A subclass makes `self.network`, a layer whose `call(moving, fixed, moving_mask, fixed_mask)`
+    A subclass makes `self.network`, a layer whose `call(moving, fixed, moving_valid, fixed_valid)`
     gives a dict of `flows`, a list of `[b, m, dims]` from the finest level to the coarsest, and of
     `chosen`, the indices of the points of each level among those of the moving cloud. It calls
     `ready()` at the end of its constructor.
@@ -104,7 +105,6 @@ class FlowNetwork(Registration):
             shape = (RASTER,) * dims
             losses["density"] = DensityDistance(shape, BLUR, "tanh", GAIN, balanced=True)
         self._unlike = tuple(losses.items())
-        self._rough, self._bent = Smoothness(method=search), Curvature(method=search)
 
     def ready(self) -> None:
         """Makes the teacher, once the network is there."""
@@ -113,8 +113,8 @@ class FlowNetwork(Registration):
             self.taught = type(self.network).from_config(
                 {**self.network.get_config(), "name": "teacher"}
             )
-            self.taught.trainable = False
             self.taught.build()
+            self.taught.trainable = False
             self.taught.set_weights(self.network.get_weights())
         self.built = True
 
@@ -148,8 +148,9 @@ class FlowNetwork(Registration):
         clouds, masks = [], []
         for side in ("moving", "fixed"):
             clouds.append(ops.cast(inputs[side], "float32"))
-            mask = inputs.get(f"{side}_mask")
-            masks.append(None if mask is None else ops.cast(mask[..., 0] > 0, "float32"))
+            masks.append(_counting(inputs, side))
+            if masks[-1] is not None:  # what does not count may be anything
+                clouds[-1] = ops.where(masks[-1][..., None] > 0, clouds[-1], 0.0)
         if self.frame == "none":
             return clouds, masks, lambda points: points
         (start, spread), (centre, wanted) = map(_moments, clouds, masks)
@@ -165,8 +166,7 @@ class FlowNetwork(Registration):
 
     @staticmethod
     def _levels(network, clouds, masks) -> dict:
-        # By name, because Keras looks for masks of its own under these names.
-        return network(*clouds, moving_mask=masks[0], fixed_mask=masks[1])
+        return network(*clouds, moving_valid=masks[0], fixed_valid=masks[1])
 
     # What training minimises
 
@@ -177,7 +177,8 @@ class FlowNetwork(Registration):
             y_pred = {"levels": self._levels(self.network, clouds, masks), "clouds": clouds}
         moving, fixed = y_pred["clouds"]
         levels, terms = y_pred["levels"], {name: ops.zeros(()) for name in self.loss_weights}
-        weight = x.get("moving_mask")
+        weight = _counting(x, "moving")
+        weight = None if weight is None else weight[..., None]
         if y is not None:
             # The true ends of the points, in the frame.
             ends = self._ends(x, ops.cast(y, "float32"))
@@ -192,24 +193,21 @@ class FlowNetwork(Registration):
         """Where points end that follow their flow, in the frame."""
         if self.frame == "none":
             return ops.cast(x["moving"], "float32") + flow
-        mask = x.get("fixed_mask")
-        mask = None if mask is None else ops.cast(mask[..., 0] > 0, "float32")
-        centre, wanted = _moments(ops.cast(x["fixed"], "float32"), mask)
+        centre, wanted = _moments(ops.cast(x["fixed"], "float32"), _counting(x, "fixed"))
         unit = ops.sqrt(ops.sum(ops.square(wanted), axis=-1, keepdims=True))
         unit = ops.where(unit > 0, unit, 1.0)
         return (ops.cast(x["moving"], "float32") + flow - centre) / unit
 
     def _unsupervised(self, levels, moving, fixed, x) -> dict:
         terms = dict.fromkeys(("data", "smoothness", "curvature"), 0.0)
-        masks = [x.get(f"{side}_mask") for side in ("moving", "fixed")]
-        masks = [None if mask is None else ops.cast(mask[..., 0] > 0, "float32") for mask in masks]
+        masks = tuple(_counting(x, side) for side in ("moving", "fixed"))
         targets = levels.get("targets") or [None] * len(levels["flows"])
         for number, (flow, chosen, target) in enumerate(
             zip(levels["flows"], levels["chosen"], targets, strict=True)
         ):
             source = moving if chosen is None else gathered(moving, chosen[..., None])[:, :, 0]
             goal = fixed if target is None else gathered(fixed, target[..., None])[:, :, 0]
-            weights = tuple(masks) if number == 0 else (None, None)
+            weights = masks if number == 0 else (None, None)
             for name, loss in self._unlike:
                 if name == "density":
                     if number == 0:  # coarse levels have too few points for an image
@@ -217,8 +215,16 @@ class FlowNetwork(Registration):
                         terms["data"] += loss(goal / EXTENT, moved, weights)
                     continue
                 terms["data"] += loss(goal, source + flow, weights)
-            terms["smoothness"] += self._rough(source, flow, weights[0])
-            terms["curvature"] += self._bent((goal, source), source + flow, weights)
+            sizes = [size for size in (source.shape[1], goal.shape[1]) if size is not None]
+            if (fewest := min(sizes, default=MOST)) < 3:
+                continue  # no neighbours, no shape
+            terms["smoothness"] += Smoothness(min(ROUGH, fewest - 1), method=self.search)(
+                source, flow, weights[0]
+            )
+            bending = Curvature(
+                min(BENT, fewest - 1), min(INTERPOLATED, fewest), method=self.search
+            )
+            terms["curvature"] += bending((goal, source), source + flow, weights)
         return terms
 
     def _taught(self, clouds, masks) -> dict:
@@ -394,6 +400,12 @@ class FlowNetwork(Registration):
         moving = random.normal(size=(1, 200, self.dims))
         fixed = moving[:, ::2] * 1.1 + 0.1 * np.sin(2 * moving[:, ::2, ::-1])
         return {"fixed": fixed.astype(np.float32), "moving": moving.astype(np.float32)}
+
+
+def _counting(inputs, side: str):
+    """1 where a point counts and else 0, `[b, n]`, or None where all do."""
+    mask = inputs.get(f"{side}_mask")
+    return None if mask is None else ops.cast(ops.cast(mask[..., 0], "float32") > 0, "float32")
 
 
 def _moments(points, mask) -> tuple:
