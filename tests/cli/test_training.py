@@ -222,3 +222,43 @@ def test_no_image_of_a_table_is_on_both_sides(slices):
     training_side, held_out = _Folder(slices / "images", slices / "labels").divided(0.3, seed=1)
     assert [len(side.batches()) for side in (training_side, held_out)] == [30, 2]
     assert held_out.batches().pairs[0].fixed_labels is not None
+
+
+@pytest.fixture(scope="module")
+def clouds(tmp_path_factory):
+    """A folder of four clouds, and a table of two pairs of them."""
+    folder = tmp_path_factory.mktemp("clouds")
+    (folder / "all").mkdir()
+    for number in range(4):
+        points = np.random.default_rng(number).normal(size=(80, 2)) * (3, 2)
+        np.savetxt(folder / "all" / f"cloud{number}.xyz", points)
+    rows = ["fixed,moving", "all/cloud0.xyz,all/cloud1.xyz", "all/cloud2.xyz,all/cloud3.xyz"]
+    (folder / "pairs.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+GRAPH = [
+    f"--set={each}"
+    for each in ("width=4", "embedding=4", "descriptors=4", "neighbours=4", "candidates=6")
+]
+GRAPH += ["--set=lattice=8", "--set=blurs=[1.0]", "--set=points=32", "--epochs", 2]
+
+
+def test_train_on_a_folder_of_clouds_and_their_deformed_copies(run, clouds, tmp_path):
+    out = tmp_path / "mine"
+    words = ("train", "dgcnn", clouds / "all", "--batch-size", 2, *GRAPH)
+    status, said, err = run(*words, "--out", out, "--validation", 0.25)
+    assert status == 0 and "val_loss" in said, err
+    facts = zoo.api.info(str(out)).manifest["training"]
+    assert facts["data"] == "all, 3 clouds" and facts["steps"] == 4
+    assert zoo.load(out).points == 32
+    status, _, err = run(*words, "--out", tmp_path / "other", "--shape", "8x8")
+    assert status == 1 and "--shape is for pairs of images" in err
+
+
+@pytest.mark.parametrize("teacher", [(), ("--set=teacher=0.9",)])
+def test_train_on_a_table_of_clouds_without_any_truth(run, clouds, tmp_path, teacher):
+    out = tmp_path / "mine"
+    status, _, err = run("train", "dgcnn", clouds / "pairs.csv", *GRAPH, *teacher, "--out", out)
+    assert status == 0, err
+    assert zoo.api.info(str(out)).manifest["training"]["data"] == "pairs.csv, 2 pairs"

@@ -194,9 +194,7 @@ def test_a_chain_refines_what_the_network_finds():
     clouds = pair(400)
     with pytest.warns(UserWarning):  # the network has not been trained
         chain.fit(clouds, verbose=0)
-    start, end = chain.discrepancies(
-        clouds, [zoo.Affine.identity(3), chain.transform(clouds)]
-    )
+    start, end = chain.discrepancies(clouds, [zoo.Affine.identity(3), chain.transform(clouds)])
     assert end < start
 
 

@@ -46,7 +46,8 @@ def add_parsers(commands):
         "data",
         type=source,
         help="a scan; for a registration a .csv of pairs with the columns fixed, moving and "
-        "optional companions, or a folder of images of which all pairs are taken",
+        "optional companions, a folder of images of which all pairs are taken, or a folder of "
+        "clouds, each of which is learned from with deformed copies of itself",
     )
     sub.add_argument("--out", type=place, required=True, help="the preset folder to write")
     sub.add_argument("--epochs", type=int, default=20)
@@ -163,6 +164,9 @@ def _train_registration(options, config: dict, weights: dict, entry):
     if model.needs_fit:
         raise ValueError(FITTED_TO_EACH.format(options.model))
     model.prepare(pairs.first)  # checks that it is of the model's rank and channels
+    if not pairs.first.is_images:
+        for batches in filter(None, (pairs.training, pairs.validation)):
+            batches.points = model.points
     steps = options.epochs * len(pairs.training)
     optimizer = model.default_optimizer()
     decay = keras.optimizers.schedules.CosineDecay(options.learning_rate or 1e-3, steps, alpha=0.01)
@@ -176,7 +180,7 @@ def _train_registration(options, config: dict, weights: dict, entry):
         {"validation_data": pairs.validation},
         steps,
         summary=f"{options.model} trained on {options.data.name}.",
-        source=f"{options.data.name}, {len(pairs.training.pairs)} pairs",
+        source=f"{options.data.name}, {pairs.amount}",
     )
 
 

@@ -1,4 +1,4 @@
-"""The pairs of `zoo train`: a table of pairs, or a folder of images and all pairs of them."""
+"""The data of `zoo train`: a table of pairs, a folder of images, or a folder of clouds."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import keras
 import numpy as np
 
+from zoo.data.cloud_draws import CloudDraws, DeformedClouds
 from zoo.data.image import Image
 from zoo.data.pair import LazyPairs, Pair
 from zoo.data.pairs import PairDataset, all_pairs, read_table
+from zoo.data.scan import READABLE, Scan
 from zoo.io.images import image_suffix, read_labels
 
 
@@ -23,18 +26,25 @@ class TrainingPairs:
     """What a registration network is trained on.
 
     Attributes:
-        training: batches.
+        training: batches; of clouds with the attribute `points`, how many are drawn.
         validation: batches of other subjects, or None.
         first: a pair, for checks.
         files: all files that are read.
         label_values: that occur in the label images of `--labels`, without 0.
     """
 
-    training: PairDataset
-    validation: PairDataset | None
+    training: keras.utils.PyDataset
+    validation: keras.utils.PyDataset | None
     first: Pair
     files: Sequence[Path]
     label_values: Sequence[int] = ()
+
+    @property
+    def amount(self) -> str:
+        """How much there is to learn from."""
+        if isinstance(self.training, DeformedClouds):
+            return f"{len(self.training.clouds)} clouds"
+        return f"{len(self.training.pairs)} pairs"
 
 
 def read_training_pairs(options) -> TrainingPairs:
@@ -54,16 +64,14 @@ def read_training_pairs(options) -> TrainingPairs:
         "align": options.align or "world",
         "seed": options.seed,
     }
-    read = _Folder if options.data.is_dir() else _Table
-    data, other = read(options.data, options.labels), None
+    data, other = _read(options.data, options.labels), None
     if isinstance(options.validation, float):
         data, other = data.divided(options.validation, options.seed)
     elif options.validation is not None:
-        read = _Folder if options.validation.is_dir() else _Table
-        other = read(options.validation, options.labels)
+        other = _read(options.validation, options.labels)
     training = data.batches(steps=options.steps_per_epoch, **batches)
     validation = None if other is None else other.batches(shuffle=False, **batches)
-    first = training.pairs[0]
+    first = data.first()
     if options.shape is not None and len(options.shape) != first.rank:
         raise ValueError(
             f"--shape must have {first.rank} sizes as the images, not {options.shape}."
@@ -73,6 +81,60 @@ def read_training_pairs(options) -> TrainingPairs:
         dataset[0]
     files = [*data.files, *(other.files if other is not None else ())]
     return TrainingPairs(training, validation, first, files, data.label_values)
+
+
+def _read(path: Path, labels: Path | None) -> _Folder | _CloudFolder | _Table:
+    if not path.is_dir():
+        return _Table(path, labels)
+    if any(_is_cloud(each) for each in path.iterdir()):
+        return _CloudFolder(path, labels)
+    return _Folder(path, labels)
+
+
+def _is_cloud(path: Path) -> bool:
+    return path.suffix.lower() in READABLE
+
+
+def _cloud_options(options: dict) -> dict:
+    """Of those of images what batches of clouds have, too."""
+    given = [name for name in ("shape", "align") if options.get(name) not in (None, "world")]
+    if given:
+        raise ValueError(f"--{given[0]} is for pairs of images; these are clouds.")
+    names = ("batch_size", "steps", "seed")
+    return {name: options[name] for name in names if name in options}
+
+
+class _CloudFolder:
+    """The clouds of a folder, each of which is learned from with a deformed copy of itself."""
+
+    label_values = ()
+
+    def __init__(self, folder: Path, labels: Path | None):
+        if labels is not None:
+            raise ValueError("--labels goes with a folder of images; this one holds clouds.")
+        self.files = sorted(path for path in folder.iterdir() if _is_cloud(path))
+        self._clouds = [Scan.read(path) for path in self.files]
+
+    def first(self) -> Pair:
+        cloud = self._clouds[0].points
+        return Pair(Scan(cloud[::2]), Scan(cloud[1::2]))
+
+    def batches(self, shuffle: bool = True, **options) -> DeformedClouds:
+        return DeformedClouds(self._clouds, **_cloud_options(options))
+
+    def divided(self, share: float, seed: int) -> tuple[_CloudFolder, _CloudFolder]:
+        """The clouds for training, and the share of them that is held out."""
+        count = len(self._clouds)
+        held_out = max(1, round(share * count))
+        if held_out >= count:
+            raise ValueError(f"--validation: {share:g} of {count} clouds leaves none to train on.")
+        order = np.random.default_rng(seed).permutation(count)
+        parts = []
+        for chosen in (sorted(order[held_out:]), sorted(order[:held_out])):
+            parts.append(object.__new__(_CloudFolder))
+            parts[-1].files = [self.files[k] for k in chosen]
+            parts[-1]._clouds = [self._clouds[k] for k in chosen]
+        return tuple(parts)
 
 
 class _Folder:
@@ -93,6 +155,9 @@ class _Folder:
             values = set().union(*(np.unique(each).tolist() for each in self._labels))
             self.label_values = sorted(int(value) for value in values if value)
             self.files += paths
+
+    def first(self) -> Pair:
+        return self.batches(align="centre").pairs[0]
 
     def batches(self, **options) -> PairDataset:
         if len(self._images) < 2:
@@ -139,8 +204,13 @@ class _Table:
         cells = {(table.parent / cell) for row in self._rows for cell in row.values() if cell}
         self.files = [table, *sorted(path for path in cells if path.is_file())]
 
-    def batches(self, **options) -> PairDataset:
-        return PairDataset(self._pairs, **options)
+    def first(self) -> Pair:
+        return self._pairs[0]
+
+    def batches(self, **options) -> PairDataset | CloudDraws:
+        if self.first().is_images:
+            return PairDataset(self._pairs, **options)
+        return CloudDraws(self._pairs, **_cloud_options(options))
 
     def divided(self, share: float, seed: int) -> tuple[_Table, _Table]:
         """The pairs for training, and those of the subjects that are held out.

@@ -28,7 +28,9 @@ from zoo.ops.sampling import sample
 from zoo.ops.splatting import normalised_splat, to_voxels
 from zoo.registration.flow_network import FlowNetwork
 
-NEARNESS = 0.05  # weight of squared distances, in spacings, before anything is learned
+LIKENESS = 0.2  # weight of the products of descriptors, before anything is learned
+NEARNESS = 0.3  # weight of squared distances, in spacings, before anything is learned
+FINEST = 3.0  # width in spacings, below which votes are not smoothed
 NOTHING = -1e9  # what is no candidate
 EXTENT = 2.0  # root mean square radii from the centre to the border of the lattice
 
@@ -43,11 +45,12 @@ class MatchingNet(keras.layers.Layer):
         width, descriptors, neighbours, normalisation: see `GraphDescriptors`.
         candidates: fixed points that a moving one chooses from, in every pass.
         lattice: points along each axis, on which votes are smoothed.
-        blurs: standard deviation of the smoothing in each pass, in lattice spacings.
+        blurs: standard deviations of the smoothing, one after the other, in lattice spacings.
+        passes: with each of them.
         search: of neighbours, see `zoo.ops.neighbours.nearest_neighbours`.
     """
 
-    @checked(embedding=(1, 2**16), candidates=(1, 10**5), lattice=(4, 256))
+    @checked(embedding=(1, 2**16), candidates=(1, 10**5), lattice=(4, 256), passes=(1, 1000))
     def __init__(
         self,
         dims: int = 3,
@@ -56,9 +59,10 @@ class MatchingNet(keras.layers.Layer):
         descriptors: int = 16,
         neighbours: int = 20,
         normalisation: str = "batch",
-        candidates: int = 16,
-        lattice: int = 32,
-        blurs: tuple = (6.0, 4.0, 3.0, 2.0, 1.5, 1.0),
+        candidates: int = 8,
+        lattice: int = 48,
+        blurs: tuple = (9.0, 6.0, 4.0, 3.0, 2.0, 1.5),
+        passes: int = 3,
         search: str = "auto",
         **kwargs,
     ):
@@ -66,9 +70,9 @@ class MatchingNet(keras.layers.Layer):
         self.dims, self.embedding, self.width = dims, embedding, width
         self.descriptors, self.neighbours = descriptors, neighbours
         self.normalisation, self.candidates = normalisation, candidates
-        self.lattice, self.search = lattice, search
+        self.lattice, self.passes, self.search = lattice, passes, search
         if not len(blurs) or not min(blurs) > 0:
-            raise ValueError(f"blurs must be positive numbers, one for each pass, not {blurs!r}.")
+            raise ValueError(f"blurs must be positive numbers, not {blurs!r}.")
         self.blurs = tuple(map(float, blurs))
 
     def build(self, input_shape=None):
@@ -82,7 +86,7 @@ class MatchingNet(keras.layers.Layer):
         self.expect += dense_layers(
             self.width, (self.dims,), "expected", kernel_initializer="zeros"
         )
-        # How much likeness and nearness count in each pass, as logarithms.
+        # How much likeness and nearness count at each blur, as logarithms.
         self.sharpness = self.add_weight(
             shape=(len(self.blurs), 2), initializer="zeros", name="sharpness"
         )
@@ -98,8 +102,8 @@ class MatchingNet(keras.layers.Layer):
             training: see `EdgeConv.call`.
 
         Returns:
-            Dict of `flows`, `[b, m, dims]` after each pass, the last one first, before them all
-            what is expected; and of `chosen`, None for each: all points.
+            Dict of `flows`, `[b, m, dims]` after the passes with each blur, the last ones first,
+            and at the end what was expected; and of `chosen`, None for each: all points.
         """
         own, spacing = self._described(moving, moving_valid, training)
         other, _ = self._described(fixed, fixed_valid, training)
@@ -110,30 +114,48 @@ class MatchingNet(keras.layers.Layer):
         flow = self._smoothed(moving, moving, expected, certain, max(self.blurs))
         flows = [flow]
         for number, deviation in enumerate(self.blurs):
-            moved, weight = moving + flow, ops.exp(self.sharpness[number])
-            places, votes, certainties = [], [], []
-            # Moving points look among the fixed ones, and these among the moving ones as they are.
-            sides = (moved, own, moving_valid), (fixed, other, fixed_valid)
-            for side in (0, 1):
-                (here, mine, counting), (there, theirs, valid) = sides[side], sides[1 - side]
-                index, shares = neighbourhoods(here, there, self.candidates, valid, self.search)
-                offsets = gathered(there, index) - here[:, :, None]
-                likeness = ops.sum(mine[:, :, None] * gathered(theirs, index), axis=-1)
-                # In units of the spacing a nearest point is about one unit away.
-                far = ops.sum(ops.square(offsets), axis=-1) / ops.square(spacing)[:, :, None]
-                logits = weight[0] * likeness - NEARNESS * weight[1] * far
-                share = ops.softmax(ops.where(shares > 0, logits, NOTHING), axis=-1)[..., None]
-                sure = ops.sum(ops.square(share), axis=2)
-                certainties.append(sure if counting is None else sure * counting[..., None])
-                toward = ops.sum(share * offsets, axis=2)
-                # A fixed point votes where the moving points are that it takes for its own.
-                start = moving if side == 0 else ops.sum(share * gathered(moving, index), axis=2)
-                places.append(start)
-                votes.append(toward if side == 0 else -toward)
-            parts = (ops.concatenate(each, axis=1) for each in (places, votes, certainties))
-            flow = flow + self._smoothed(moving, *parts, deviation)
+            weights = ops.exp(self.sharpness[number])
+            # Sparse points do not tell of a motion that is finer than they are.
+            width = deviation * 2 * EXTENT / self.lattice
+            told = ops.cast(width >= FINEST * spacing, "float32")[:, :, None] if number else 1.0
+            for _ in range(self.passes):
+                here, there = (moving + flow, own, moving_valid), (fixed, other, fixed_valid)
+                ahead, sure, _ = self._matched(here, there, spacing, weights)
+                # Fixed points vote where the moving points are that they take for their own.
+                back, trusted, place = self._matched(there, here, spacing, weights, moving)
+                parts = (
+                    ops.concatenate(both, axis=1)
+                    for both in ((moving, place), (ahead, -back), (sure, trusted))
+                )
+                flow = flow + told * self._smoothed(moving, *parts, deviation)
             flows.append(flow)
         return {"flows": flows[::-1], "chosen": [None] * len(flows)}
+
+    def _matched(self, here, there, spacing, weights, values=None) -> tuple:
+        """Which way points should go to meet those of the other cloud that are like them, and near.
+
+        Args:
+            here: their positions, descriptors, and which of them count or None.
+            there: those of the other cloud.
+            spacing: of the moving cloud, `[b, 1]`.
+            weights: of likeness and nearness.
+            values: of the points there, or None.
+
+        Returns:
+            The way, `[b, n, dims]`, how sure it is, `[b, n, 1]`, and the mean of the values there.
+        """
+        (points, own, counting), (others, theirs, valid) = here, there
+        index, shares = neighbourhoods(points, others, self.candidates, valid, self.search)
+        offsets = gathered(others, index) - points[:, :, None]
+        likeness = ops.sum(own[:, :, None] * gathered(theirs, index), axis=-1)
+        # In units of the spacing a nearest point is about one unit away.
+        far = ops.sum(ops.square(offsets), axis=-1) / ops.square(spacing)[:, :, None]
+        logits = weights[0] * LIKENESS * likeness - weights[1] * NEARNESS * far
+        share = ops.softmax(ops.where(shares > 0, logits, NOTHING), axis=-1)[..., None]
+        sure = ops.sum(ops.square(share), axis=2)
+        sure = sure if counting is None else sure * counting[..., None]
+        mean = None if values is None else ops.sum(share * gathered(values, index), axis=2)
+        return ops.sum(share * offsets, axis=2), sure, mean
 
     def _expected(self, points, own, other):
         """The motion of each point by its place and the largest descriptors of both clouds."""
@@ -173,7 +195,7 @@ class MatchingNet(keras.layers.Layer):
     def get_config(self):
         names = (
             "dims embedding width descriptors neighbours normalisation candidates lattice blurs "
-            "search"
+            "passes search"
         )
         return super().get_config() | {name: getattr(self, name) for name in names.split()}
 
@@ -186,8 +208,8 @@ class DGCNN(FlowNetwork):
 
     Args:
         dims: 2 or 3.
-        embedding, width, descriptors, neighbours, normalisation, candidates, lattice, blurs: see
-            `MatchingNet`.
+        embedding, width, descriptors, neighbours, normalisation, candidates, lattice, blurs,
+            passes: see `MatchingNet`.
         points, draws, frame, data, teacher, search, seed: see `FlowNetwork`.
 
     Raises:
@@ -197,14 +219,15 @@ class DGCNN(FlowNetwork):
     def __init__(
         self,
         dims: int = 3,
-        embedding: int = 64,
-        width: int = 64,
+        embedding: int = 32,
+        width: int = 32,
         descriptors: int = 16,
         neighbours: int = 20,
         normalisation: str = "layer",
-        candidates: int = 16,
-        lattice: int = 32,
-        blurs: tuple = (6.0, 4.0, 3.0, 2.0, 1.5, 1.0),
+        candidates: int = 8,
+        lattice: int = 48,
+        blurs: tuple = (9.0, 6.0, 4.0, 3.0, 2.0, 1.5),
+        passes: int = 3,
         points: int = 8192,
         draws: int = 4,
         frame: str = "moments",
@@ -224,13 +247,16 @@ class DGCNN(FlowNetwork):
             "candidates": candidates,
             "lattice": lattice,
             "blurs": tuple(blurs),
+            "passes": passes,
         }
         self.network = MatchingNet(dims, **own, search=search, name="network")
         self.network.build()
         self.ready()
 
     def get_config(self):
-        names = "embedding width descriptors neighbours normalisation candidates lattice blurs"
+        names = (
+            "embedding width descriptors neighbours normalisation candidates lattice blurs passes"
+        )
         return super().get_config() | {name: getattr(self.network, name) for name in names.split()}
 
     def default_optimizer(self):
@@ -240,5 +266,5 @@ class DGCNN(FlowNetwork):
     def example(cls):
         example = super().example()
         small = {"embedding": 4, "width": 4, "descriptors": 4, "neighbours": 4}
-        example["config"] |= small | {"candidates": 8, "lattice": 8, "blurs": (1.0,)}
+        example["config"] |= small | {"candidates": 8, "lattice": 8, "blurs": (1.0,), "passes": 1}
         return example

@@ -1,5 +1,6 @@
 """Training recipes shared by presets: what the `train.py` beside the weights calls."""
 
+from zoo.recipes.cloud_networks import cloud_network_preset as cloud_network_preset
 from zoo.recipes.clouds import cloud_preset as cloud_preset
 from zoo.recipes.flows import cohort_preset as cohort_preset
 from zoo.recipes.flows import flow_preset as flow_preset
