@@ -32,8 +32,8 @@ def cloud_network_preset(
     """Trains a network on the true flow of generated lungs, measures it on others, writes a preset.
 
     Measured are the ten lungs that nothing is trained on, and the first of them also with `divroc`
-    behind the network, and by `divroc` alone. With `setting_steps`, networks are also trained anew for so many steps in
-    each setting, see `settings`.
+    behind the network, and by `divroc` alone. With `setting_steps`, networks are also trained anew
+    for so many steps in each setting, see `settings`.
 
     Args:
         recipe: `__file__` of the `train.py`; the preset is written to its folder by default.
