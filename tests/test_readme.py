@@ -14,8 +14,8 @@ TABLE = re.compile(r"(<!-- presets: .*? -->\n)(.*?)(<!-- end of presets -->)", r
 
 
 def table() -> str:
-    """Surfaces first, then registrations of images, of clouds, and flows of meshes."""
-    return "\n".join([surfaces(), registrations(), clouds(), flows()])
+    """Surfaces first, then registrations of images, of clouds, networks, and flows of meshes."""
+    return "\n".join([surfaces(), registrations(), clouds(), networks(), flows()])
 
 
 def surfaces() -> str:
@@ -73,6 +73,25 @@ def clouds() -> str:
             shown = [f"{values[name]:.2f}" for name in ("tre_mm", "worst_tre_mm")]
             shown += [f"{values['folds_percent']:.2g} %", f"{values['seconds']:.0f}"]
         lines.append(f"| {' | '.join([what, term, *shown])} |")
+    return "\n".join(lines) + "\n"
+
+
+def networks() -> str:
+    """One line for each network of clouds and protocol."""
+    lines = [
+        "| Preset | Lungs | Protocol | Initial | Error, mm | s | Training | Weights' licence |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for preset in presets():
+        if preset.manifest["model"] not in ("pointpwc", "dgcnn"):
+            continue
+        found = {}
+        for row in preset.manifest["metrics"]:
+            found.setdefault((row["data"], row["protocol"]), {})[row["name"]] = row["value"]
+        for (data, protocol), values in found.items():
+            shown = [data.removeprefix("breathing vessels, "), protocol]
+            shown += [f"{values['initial_tre_mm']:.1f}", f"{values['tre_mm']:.2f}"]
+            lines.append(_line(preset, *shown, f"{values['seconds']:.0f}"))
     return "\n".join(lines) + "\n"
 
 

