@@ -5,7 +5,7 @@
 speed: a forward pass of the published PointPWC-Net with 8,192 points, farthest-point sampling
 beside a loop of numpy, a training step beside the same network in PyTorch, if it is installed
 (extra `bench`). vessels: generated lungs (seeds 800 to 802), independent samples of either phase,
-by the number of points. lungs: keypoints of real ones (folder l2r_lungct_keypoints of DATA_FOLDER), of
+by the number of points. lungs: keypoints of real ones (folder l2r_lungct_keypoints), of
 which either side keeps a random half, or which share no point. Errors are means over all moving
 points by their true places, which no method gets to see: at the start, by the best affine map, by
 `divroc`, by each preset alone, and by each followed by `divroc`. Seconds are of all stages.

@@ -45,9 +45,11 @@ def create(method, **options):
 
 
 def bent(count=128, dims=3, seed=0, size=50.0):
-    """Points, and where a smooth motion carries them."""
-    points = size * np.random.default_rng(seed).normal(size=(count, dims))
-    ends = 1.1 * points + 0.1 * size * np.sin(points[:, ::-1] / size)
+    """Points on a closed curve, and where a smooth motion carries them."""
+    along = np.random.default_rng(seed).uniform(0, 2 * np.pi, count)
+    curve = np.stack([np.cos(along), np.sin(2 * along), np.sin(3 * along + 1)][:dims], axis=-1)
+    points = size * curve
+    ends = 1.1 * points + 0.15 * size * np.sin(1.5 * curve[:, ::-1])
     return points, ends
 
 
@@ -121,7 +123,7 @@ def learned(request):
     model = create(request.param, width=8)
     inputs, flow = batch(clouds=1, count=64)
     model.compile(keras.optimizers.Adam(5e-3, global_clipnorm=1.0))
-    model.fit(inputs, flow, epochs=250, verbose=0)
+    model.fit(inputs, flow, epochs=200, verbose=0)
     return request.param, model, inputs, flow
 
 
@@ -144,13 +146,15 @@ def test_pairs_alone_train_without_any_truth(data):
 
 def test_pairs_alone_train_all_levels():
     model = create("pointpwc", dims=2, data="both")
-    losses = model.fit([pair(dims=2)], epochs=3, steps_per_epoch=5, verbose=0).history
+    model.compile(run_eagerly=True)  # a graph takes longer than these steps
+    losses = model.fit([pair(dims=2)], epochs=3, steps_per_epoch=3, verbose=0).history
     assert losses["loss"][-1] < losses["loss"][0] and losses["curvature"][-1] > 0
 
 
 def test_a_teacher_follows_slowly_and_teaches(method):
     model = create(method, dims=2, teacher=0.5)
     disturb(model)
+    model.compile(run_eagerly=True)
     before = [ops.convert_to_numpy(weight) for weight in model.taught.weights]
     history = model.fit([pair(dims=2)], epochs=2, verbose=0).history
     assert history["teacher"][0] > 0 and not history["data"][0]
@@ -165,6 +169,7 @@ def test_the_map_is_smooth_invertible_and_near_the_flow(learned):
     _, model, inputs, flow = learned
     clouds = Pair(Scan(inputs["fixed"][0]), Scan(inputs["moving"][0]))
     transform = model.transform(clouds)
+    assert not model.doubts
     points = clouds.moving.points
     error = np.linalg.norm(transform.move(points) - points - flow[0], axis=1).mean()
     assert error < 0.7 * np.linalg.norm(flow[0], axis=1).mean()
@@ -206,11 +211,11 @@ def test_a_chain_refines_what_the_network_finds():
     assert end < start
 
 
-def test_an_interrupted_training_goes_on_where_it_was(method):
-    whole, parts = create(method), create(method)
-    data = CloudDraws([pair(seed=seed) for seed in range(3)], 64, steps=2)
+def test_an_interrupted_training_goes_on_where_it_was():
+    whole, parts = create("dgcnn", dims=2), create("dgcnn", dims=2)
+    data = CloudDraws([pair(dims=2, seed=seed) for seed in range(3)], 64, steps=2)
     for model in (whole, parts):
-        model.compile(keras.optimizers.Adam(1e-3))
+        model.compile(keras.optimizers.Adam(1e-3), run_eagerly=True)
     whole.fit(data, epochs=4, verbose=0)
     parts.fit(data, epochs=2, verbose=0)
     parts.fit(data, epochs=4, initial_epoch=2, verbose=0)
