@@ -21,6 +21,7 @@ from zoo.ops.gradients import norm
 from zoo.ops.neighbours import METHODS, gathered
 from zoo.registration.base import Registration
 from zoo.registration.fitting import Training
+from zoo.registration.trust import watched
 from zoo.transform import Affine, Transform, scattered
 
 DATA = ("chamfer", "density", "both")
@@ -29,6 +30,7 @@ EXTENT = 3.0  # root mean square radii that a density image reaches from the cen
 RASTER, BLUR, GAIN = 32, 1.0, 0.25  # voxels, voxels and the factor inside of the squash
 TURN, ZOOM, SHIFT = 5.0, 0.05, 0.002  # of the views that teacher and student have: degrees, shares
 PAIR_STEPS, FINE_TUNING = 10, 1e-4  # steps of an epoch of `fit(pair)`, and their learning rate
+HELD, HELD_SHARE, HELD_MOST = 200, 0.05, 0.1  # points kept from the network: at least, as shares
 ROUGH, BENT, INTERPOLATED = 8, 9, 5  # neighbours of the terms of unsupervised training
 FLAT = 1e-6  # share of the radius below which an axis has no extent
 
@@ -312,7 +314,7 @@ class FlowNetwork(Registration):
         """A smooth, invertible map through the flow that the network finds, averaged over draws.
 
         Where it brings the clouds no closer than they were, the map is the identity, and a warning
-        says so.
+        says so; another one says where points that were kept from the network do not confirm it.
         """
         (moving, _), (fixed, _) = (pair.counting(side) for side in ("moving", "fixed"))
         for side, points in (("moving", moving), ("fixed", fixed)):
@@ -320,18 +322,36 @@ class FlowNetwork(Registration):
                 raise ValueError(
                     f"{side}: {len(points)} points count; at least {2 * (self.dims + 1)} are needed"
                 )
-        source, flow = self.flow_between(moving, fixed)
+        # Some points of either cloud have no say, and tell what is right.
+        random, kept = np.random.default_rng(self.seed), []
+        clouds = [points[random.permutation(len(points))] for points in (fixed, moving)]
+        for points in clouds:
+            held = min(max(HELD, int(HELD_SHARE * len(points))), int(HELD_MOST * len(points)))
+            kept.append(len(points) - held)
+        source, flow = self.flow_between(clouds[1][: kept[1]], clouds[0][: kept[0]])
         found, start = scattered(source, flow), Affine.identity(self.dims)
         before, after = self.discrepancies(pair, (start, found))
         self.doubts = []
-        if after < before:
-            return found
-        self.doubts = [
-            f"the network brings the clouds no closer (mean distance {after:.4g}, {before:.4g} "
-            "before); the transform is the identity"
-        ]
-        warnings.warn(f"{pair.name!r}: {self.doubts[0]}.", UserWarning, stacklevel=4)
-        return start
+        if not after < before:
+            found = start
+            self.doubts.append(
+                f"the network brings the clouds no closer (mean distance {after:.4g}, "
+                f"{before:.4g} before); the transform is the identity"
+            )
+        elif min(len(points) - count for points, count in zip(clouds, kept, strict=True)):
+            watch = watched(clouds[0], kept)
+            first, last = (watch.apart(move(clouds[1])) for move in (start.move, found.move))
+            if not last.supported(first):
+                self.doubts.append(
+                    f"the clouds do not support the deformation: the {len(first.distances)} points "
+                    "that the network did not see have come no closer than by chance, at a spacing "
+                    f"of {watch.spacing:.3g}"
+                )
+            if max(map(len, clouds)) <= self.points:  # else there are more than enough points
+                found = scattered(*self.flow_between(*clouds[::-1]))
+        for doubt in self.doubts:
+            warnings.warn(f"{pair.name!r}: {doubt}.", UserWarning, stacklevel=4)
+        return found
 
     def flow_between(self, moving, fixed) -> tuple[np.ndarray, np.ndarray]:
         """The flow of some points of a cloud, averaged over draws of the points of the other one.

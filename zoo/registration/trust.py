@@ -117,6 +117,20 @@ class Watch:
         return float(self._kernel(points, points).sum() - count) / (count * (count - 1))
 
 
+def watched(fixed: np.ndarray, kept: Sequence[int]) -> Watch:
+    """A watch over clouds whose last points are held out.
+
+    Args:
+        fixed: `[n, dims]`.
+        kept: see `Watch`.
+    """
+    tree = search_tree(fixed[: kept[0]])
+    spacing = float(np.median(tree.query(fixed[: kept[0]][:COMPARED], k=2)[0][:, 1]))
+    if not spacing > 0:  # most points have a twin
+        spacing = float(np.ptp(fixed, axis=0).max()) / kept[0] ** (1 / fixed.shape[1])
+    return Watch(fixed, kept, spacing, tree)
+
+
 class Judge:
     """Keeps what is supported of a registration in stages, and says what is doubtful.
 

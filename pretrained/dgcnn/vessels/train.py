@@ -12,7 +12,7 @@ if __name__ == "__main__":
         learning_rate=2e-3,
         batch_size=1,
         points=4096,
-        setting_steps=40,
+        setting_steps=60,
         summary="Pulmonary vessels in two phases of breathing, matched by a graph network.",
         notes="Trained on a CPU within half an hour, on half of the points that it registers. Most "
         "of what it does it does untrained, by soft matches that are smoothed again and again; "
