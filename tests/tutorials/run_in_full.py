@@ -27,6 +27,7 @@ TUTORIALS = ROOT / "tutorials"
 MACHINE = re.compile(r"(?<![\w.~/:])/(tmp|home|root|work|usr|opt|var|mnt|private|Users)/|[A-Z]:\\")
 LARGE = 90_000  # bytes of a picture, from which it is made small
 WIDEST = 1000  # pixels of such a picture
+PALETTE = 140_000  # bytes of a scaled picture, from which it gets a palette
 TIMEOUT = 600  # seconds of a cell
 
 
@@ -110,7 +111,7 @@ def small(png: str) -> str:
         return png
     picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
     picture.thumbnail((WIDEST, WIDEST), Image.Resampling.LANCZOS)
-    if len(written := _png(picture)) >= LARGE:
+    if len(written := _png(picture)) >= PALETTE:
         written = _png(picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE))
     return base64.b64encode(written).decode()
 
