@@ -31,6 +31,7 @@ bench: $(VENV)/.bench
 	@echo "With real pairs: $(BIN)/python tests/benchmarks/bench_affine.py DATA_FOLDER"
 	@echo "                 $(BIN)/python tests/benchmarks/bench_deformable.py DATA_FOLDER"
 	@echo "                 $(BIN)/python tests/benchmarks/bench_divroc.py DATA_FOLDER"
+	@echo "                 $(BIN)/python tests/benchmarks/bench_cloud_networks.py DATA_FOLDER"
 	@echo "                 $(BIN)/python tests/benchmarks/bench_lddmm.py DATA_FOLDER"
 
 readme: $(VENV)/.base
