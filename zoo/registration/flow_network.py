@@ -156,9 +156,7 @@ class FlowNetwork(Registration):
         if self.frame == "none":
             return clouds, masks, lambda points: points
         (start, spread), (centre, wanted) = map(_moments, clouds, masks)
-        unit = ops.sqrt(ops.sum(ops.square(wanted), axis=-1, keepdims=True))
-        unit = ops.where(unit > 0, unit, 1.0)
-        scale = 1.0
+        unit, scale = _radius(wanted), 1.0
         if self.frame == "moments":
             # An axis along which a cloud is flat says nothing about its scale.
             flat = ops.minimum(spread, wanted) <= FLAT * unit
@@ -196,9 +194,7 @@ class FlowNetwork(Registration):
         if self.frame == "none":
             return ops.cast(x["moving"], "float32") + flow
         centre, wanted = _moments(ops.cast(x["fixed"], "float32"), _counting(x, "fixed"))
-        unit = ops.sqrt(ops.sum(ops.square(wanted), axis=-1, keepdims=True))
-        unit = ops.where(unit > 0, unit, 1.0)
-        return (ops.cast(x["moving"], "float32") + flow - centre) / unit
+        return (ops.cast(x["moving"], "float32") + flow - centre) / _radius(wanted)
 
     def _unsupervised(self, levels, moving, fixed, x) -> dict:
         terms = dict.fromkeys(("data", "smoothness", "curvature"), 0.0)
@@ -230,11 +226,14 @@ class FlowNetwork(Registration):
         return terms
 
     def _taught(self, clouds, masks) -> dict:
-        """One step of self-training; the teacher follows the network."""
+        """One step of self-training; the teacher follows the network.
+
+        Either sees the pair turned, scaled and shifted a little, and its flow is turned back.
+        """
         for slow, fast in zip(self.taught.weights, self.network.weights, strict=True):
             slow.assign(self.teacher * slow + (1.0 - self.teacher) * fast)
         moving, fixed = clouds
-        views, levels = [], None
+        views = []
         for network in (self.network, self.taught):
             matrix, shift = self._view(ops.shape(moving)[0])
             seen = [ops.matmul(each, matrix) + shift for each in clouds]
@@ -437,6 +436,12 @@ def _moments(points, mask) -> tuple:
     mean = ops.sum(weights * points, axis=1, keepdims=True) / total
     squares = ops.sum(weights * ops.square(points - mean), axis=1, keepdims=True) / total
     return mean, ops.sqrt(squares)
+
+
+def _radius(spread):
+    """The root mean square radius of clouds `[b, 1, 1]`, by their deviations along the axes."""
+    radius = ops.sqrt(ops.sum(ops.square(spread), axis=-1, keepdims=True))
+    return ops.where(radius > 0, radius, 1.0)
 
 
 def _level_errors(levels: dict, flow, weight=None):
