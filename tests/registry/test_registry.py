@@ -165,7 +165,7 @@ def test_unknown_name_offers_close_matches_in_a_plain_sentence():
         get("Point_Movre")
     assert isinstance(caught.value, UnknownName)
     assert str(caught.value).startswith(
-        "Nothing is named 'Point_Movre'. Did you mean 'point-mover'?"
+        "Nothing is named 'Point_Movre'. Did you mean 'point-mover'"
     )
     assert str(caught.value).endswith("find('*') lists every name.")
 

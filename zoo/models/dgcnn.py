@@ -208,8 +208,8 @@ class DGCNN(FlowNetwork):
 
     Args:
         dims: 2 or 3.
-        embedding, width, descriptors, neighbours, normalisation, candidates, lattice, blurs,
-            passes: see `MatchingNet`.
+        embedding, width, descriptors, neighbours, normalisation: see `MatchingNet`.
+        candidates, lattice, blurs, passes: likewise.
         points, draws, frame, data, teacher, search, seed: see `FlowNetwork`.
 
     Raises:
