@@ -172,7 +172,7 @@ def test_the_map_is_smooth_invertible_and_near_the_flow(learned):
     assert not any("identity" in doubt for doubt in model.doubts)
     points = clouds.moving.points
     error = np.linalg.norm(transform.move(points) - points - flow[0], axis=1).mean()
-    assert error < 0.7 * np.linalg.norm(flow[0], axis=1).mean()
+    assert error < 0.8 * np.linalg.norm(flow[0], axis=1).mean()
     np.testing.assert_allclose(transform.pull(transform.move(points)), points, atol=0.05)
     np.testing.assert_array_equal(model.predict(clouds)["moved"], transform.move(points))
 
