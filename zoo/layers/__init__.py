@@ -3,8 +3,17 @@
 from zoo.layers.activations import PiecewiseLinear, RadialBasis
 from zoo.layers.bspline import BSplineAdjoint, BSplineExpand
 from zoo.layers.coordinate_mlp import CoordinateMLP
+from zoo.layers.edge_conv import EdgeConv, GraphDescriptors
 from zoo.layers.fields_of_experts import FieldsOfExperts, FilterConstraint
 from zoo.layers.integration import Compose, ScalingAndSquaring
+from zoo.layers.point_conv import (
+    CostVolume,
+    FarthestPointSampling,
+    InverseDistanceUpsampling,
+    NearestGrouping,
+    PointConv,
+    WeightNet,
+)
 from zoo.layers.pyramid import ImagePyramid, UpsampleDisplacement
 from zoo.layers.rasteriser import Rasteriser
 from zoo.layers.residual_flow import ResidualFlow
@@ -15,14 +24,22 @@ __all__ = [
     "BSplineExpand",
     "Compose",
     "CoordinateMLP",
+    "CostVolume",
+    "EdgeConv",
+    "FarthestPointSampling",
     "FieldsOfExperts",
     "FilterConstraint",
+    "GraphDescriptors",
     "ImagePyramid",
+    "InverseDistanceUpsampling",
+    "NearestGrouping",
     "PiecewiseLinear",
+    "PointConv",
     "RadialBasis",
     "Rasteriser",
     "ResidualFlow",
     "ScalingAndSquaring",
     "SpatialTransformer",
     "UpsampleDisplacement",
+    "WeightNet",
 ]
