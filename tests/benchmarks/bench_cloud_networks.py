@@ -22,7 +22,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from bench_clouds_apart import SIZES, lungs, vessels
+from bench_clouds_apart import SIZES, best_affine, lungs, vessels
 
 import zoo
 from zoo.data.pair import Pair
@@ -84,8 +84,7 @@ def speed() -> None:
 def errors(fixed, moving, goal) -> list[float]:
     """Start, best affine map, divroc, and each preset alone and refined; seconds of the latter."""
     pair = Pair(Scan(fixed), Scan(moving))
-    ones = np.column_stack([moving, np.ones(len(moving))])
-    ends = [moving, ones @ np.linalg.lstsq(ones, goal, rcond=None)[0]]
+    ends = [moving, best_affine(moving, goal)]
     seconds, divroc = [], zoo.create("divroc")
     networks = [zoo.load(name) for name in PRESETS]
     chains = [zoo.create("chain", first=each, second="divroc") for each in networks]

@@ -81,6 +81,12 @@ def bodies(data: Path, kind: str, quick: bool) -> Iterator[Case]:
         yield "bodies", *parted(posed, rest, kind)
 
 
+def best_affine(moving: np.ndarray, goal: np.ndarray) -> np.ndarray:
+    """Where the best affine map of the true places takes the moving points."""
+    ones = np.column_stack([moving, np.ones(len(moving))])
+    return ones @ np.linalg.lstsq(ones, goal, rcond=None)[0]
+
+
 def measured(case: Case) -> list[float]:
     """Points, errors (start, affine, divroc, best affine), folds, and whether it has warned."""
     _, fixed, moving, goal = case
@@ -91,8 +97,7 @@ def measured(case: Case) -> list[float]:
         warnings.simplefilter("always")
         model.fit(pair, verbose=0)
     move = model.transform(pair).move
-    ones = np.column_stack([moving, np.ones(len(moving))])
-    best = ones @ np.linalg.lstsq(ones, goal, rcond=None)[0]
+    best = best_affine(moving, goal)
     ends = (moving, linear.transform(pair).move(moving), move(moving), best)
     errors = [float(np.linalg.norm(end - goal, axis=1).mean()) for end in ends]
     warned = any(issubclass(each.category, UserWarning) for each in heard)

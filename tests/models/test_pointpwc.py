@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from zoo.models.pointpwc import AUTHORS, LEVELS, PAPER, PointPWC, PointPWCNet
+from zoo.models.pointpwc import AUTHORS, PAPER, PointPWC, PointPWCNet
 
 
 def clouds(count=256, seed=0):
@@ -32,12 +32,11 @@ def test_the_published_network_has_its_number_of_parameters(config):
 def test_levels_have_fewer_and_fewer_of_the_clouds_own_points():
     moving, fixed = clouds(300)
     found = made()(moving, fixed)
-    sizes = [300, *(-(-300 // LEVELS[0]),)]
     for cloud, chosen in ((moving, found["chosen"]), (fixed, found["targets"])):
         assert chosen[0] is None and [len(each[0]) for each in chosen[1:]] == [75, 19, 10]
         for finer, coarser in zip(chosen[1:], chosen[2:], strict=False):
             assert set(np.asarray(coarser)[0]) <= set(np.asarray(finer)[0])
-        assert np.asarray(chosen[1])[0, 0] == 0 and cloud.shape[1] == sizes[0]
+        assert np.asarray(chosen[1])[0, 0] == 0 and cloud.shape[1] == 300
     assert [each.shape[1] for each in found["flows"]] == [300, 75, 19, 10]
 
 

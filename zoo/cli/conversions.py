@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-
+from pretrained.cache import sha256
 from zoo.cli.arguments import settings
 from zoo.cli.shared import add_setting, check_folder, command, load_keras, place, source
 
@@ -32,14 +31,13 @@ def convert(options):
     from zoo.checkpoints import READERS
 
     model = READERS[options.to](options.file, **config)
-    with options.file.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     folder = model.save_preset(
         options.out,
         overwrite=options.overwrite,
         summary=f"{options.to} with the weights of {options.file.name}, as its authors made them.",
         licence={"weights": "as the authors' file", "data": "as the authors' file"},
-        notes=f"Converted by `zoo convert` from {options.file.name}, SHA-256 {digest}. Its "
-        "coordinates are those that the authors' network was trained in.",
+        notes=f"Converted by `zoo convert` from {options.file.name}, SHA-256 "
+        f"{sha256(options.file)}. Its coordinates are those that the authors' network was "
+        "trained in.",
     )
     print(f"{folder}: load it with zoo.load({str(folder)!r})")

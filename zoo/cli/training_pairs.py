@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import itertools
 from collections import defaultdict
@@ -71,7 +72,7 @@ def read_training_pairs(options) -> TrainingPairs:
         other = _read(options.validation, options.labels)
     training = data.batches(steps=options.steps_per_epoch, **batches)
     validation = None if other is None else other.batches(shuffle=False, **batches)
-    first = data.first()
+    first = data.first() if isinstance(data, _CloudFolder) else training.pairs[0]
     if options.shape is not None and len(options.shape) != first.rank:
         raise ValueError(
             f"--shape must have {first.rank} sizes as the images, not {options.shape}."
@@ -131,7 +132,7 @@ class _CloudFolder:
         order = np.random.default_rng(seed).permutation(count)
         parts = []
         for chosen in (sorted(order[held_out:]), sorted(order[:held_out])):
-            parts.append(object.__new__(_CloudFolder))
+            parts.append(copy.copy(self))
             parts[-1].files = [self.files[k] for k in chosen]
             parts[-1]._clouds = [self._clouds[k] for k in chosen]
         return tuple(parts)
@@ -155,9 +156,6 @@ class _Folder:
             values = set().union(*(np.unique(each).tolist() for each in self._labels))
             self.label_values = sorted(int(value) for value in values if value)
             self.files += paths
-
-    def first(self) -> Pair:
-        return self.batches(align="centre").pairs[0]
 
     def batches(self, **options) -> PairDataset:
         if len(self._images) < 2:
@@ -204,11 +202,9 @@ class _Table:
         cells = {(table.parent / cell) for row in self._rows for cell in row.values() if cell}
         self.files = [table, *sorted(path for path in cells if path.is_file())]
 
-    def first(self) -> Pair:
-        return self._pairs[0]
-
     def batches(self, **options) -> PairDataset | CloudDraws:
-        if self.first().is_images:
+        # The suffix tells, so that nothing is read for it.
+        if image_suffix(self._rows[0]["fixed"]):
             return PairDataset(self._pairs, **options)
         return CloudDraws(self._pairs, **_cloud_options(options))
 

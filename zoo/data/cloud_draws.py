@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+from zoo.data.keypoints import gaussian_mean
 from zoo.data.pair import Pair
+from zoo.data.pairs import drawn_places
 from zoo.data.scan import Scan
 from zoo.ops.arguments import MOST, between, checked, not_negative
 
@@ -54,10 +56,8 @@ class CloudDraws(keras.utils.PyDataset):
         return self.steps or -(-len(self.pairs) // self.batch_size)
 
     def __getitem__(self, index):
-        count, chosen = len(self.pairs), []
-        for place in range(index * self.batch_size, (index + 1) * self.batch_size):
-            order = np.random.default_rng((self.seed, self.epoch, place // count))
-            chosen.append(order.permutation(count)[place % count])
+        turns = range(index * self.batch_size, (index + 1) * self.batch_size)
+        chosen = drawn_places(len(self.pairs), turns, self.seed, self.epoch)
         random = np.random.default_rng((self.seed, self.epoch, index, 1))
         clouds = {side: [] for side in ("fixed", "moving")}
         for pair in (self.pairs[k] for k in chosen):
@@ -143,14 +143,8 @@ class DeformedClouds(keras.utils.PyDataset):
         return self.steps or -(-len(self.clouds) // self.batch_size)
 
     def __getitem__(self, index):
-        count, made = len(self.clouds), []
-        first = index * self.batch_size
-        chosen = [
-            np.random.default_rng((self.seed, self.epoch, at // count)).permutation(count)[
-                at % count
-            ]
-            for at in range(first, first + self.batch_size)
-        ]
+        turns, made = range(index * self.batch_size, (index + 1) * self.batch_size), []
+        chosen = drawn_places(len(self.clouds), turns, self.seed, self.epoch)
         size = min(self.points, min(len(self.clouds[k]) for k in chosen) // 2)
         for place, number in enumerate(chosen):
             random = np.random.default_rng((self.seed, self.epoch, index, place))
@@ -187,19 +181,11 @@ class DeformedClouds(keras.utils.PyDataset):
         ]
         grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, cloud.shape[1])
         parts = [
-            (controls, width, random.uniform(-shift, shift, controls.shape))
+            (controls, random.uniform(-shift, shift, controls.shape), width)
             for controls, (shift, width) in ((near, self.local), (grid, self.wide))
         ]
 
         def warp(points):
-            total = np.zeros_like(points)
-            for controls, width, shifts in parts:
-                squared = ((points**2).sum(axis=1)[:, None] + (controls**2).sum(axis=1)) - (
-                    2 * points @ controls.T
-                )
-                # Relative to the nearest control, so that far from all of them nothing vanishes.
-                weights = np.exp(-(squared - squared.min(axis=1, keepdims=True)) / (2 * width**2))
-                total += weights @ shifts / weights.sum(axis=1, keepdims=True)
-            return total
+            return sum(gaussian_mean(points, *part) for part in parts)
 
         return warp

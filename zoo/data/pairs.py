@@ -80,7 +80,10 @@ class PairDataset(keras.utils.PyDataset):
         last = first + self.batch_size
         if self.steps is None:
             last = min(last, count)
-        chosen = [self._order(at // count)[at % count] for at in range(first, last)]
+        if self.shuffle:
+            chosen = drawn_places(count, range(first, last), self.seed, self.epoch)
+        else:
+            chosen = [at % count for at in range(first, last)]
         batch = [self._arrays(self.pairs[k]) for k in chosen]
         keys = set(batch[0])
         for k, arrays in zip(chosen, batch, strict=True):
@@ -90,12 +93,6 @@ class PairDataset(keras.utils.PyDataset):
                     f"{sorted(keys)}, pair {k} {sorted(arrays)}; use batch_size=1."
                 )
         return ({key: self._joined(key, batch, chosen) for key in batch[0]},)
-
-    def _order(self, turn: int) -> np.ndarray:
-        count = len(self.pairs)
-        if not self.shuffle:
-            return np.arange(count)
-        return np.random.default_rng((self.seed, self.epoch, turn)).permutation(count)
 
     def _joined(self, key: str, batch: list[dict], chosen: list[int]) -> np.ndarray:
         shapes = [arrays[key].shape[1:] for arrays in batch]
@@ -133,6 +130,22 @@ class PairDataset(keras.utils.PyDataset):
                 fill = values.min() if key in ("fixed", "moving") else 0
                 arrays[key] = fit_array(values[0], self.shape, fill)[0][None]
         return arrays
+
+
+def drawn_places(count: int, turns: Sequence[int], seed: int, epoch: int) -> list[int]:
+    """Which of some items come at some places of an epoch that goes through them again and again.
+
+    Each time all items come, in a new order.
+
+    Args:
+        count: of the items.
+        turns: places in the epoch, from 0.
+        seed: of the orders.
+        epoch: number of the epoch.
+    """
+    rounds = {at // count for at in turns}
+    orders = {k: np.random.default_rng((seed, epoch, k)).permutation(count) for k in rounds}
+    return [int(orders[at // count][at % count]) for at in turns]
 
 
 class RepeatedBatch(keras.utils.PyDataset):

@@ -259,9 +259,6 @@ class DGCNN(FlowNetwork):
         )
         return super().get_config() | {name: getattr(self.network, name) for name in names.split()}
 
-    def default_optimizer(self):
-        return keras.optimizers.Adam(1e-3, global_clipnorm=1.0)
-
     @classmethod
     def example(cls):
         example = super().example()

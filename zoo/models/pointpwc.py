@@ -262,9 +262,6 @@ class PointPWC(FlowNetwork):
         own = {name: getattr(self, name) for name in ("width", "features", "increments")}
         return super().get_config() | own | {"output": self.output_form}
 
-    def default_optimizer(self):
-        return keras.optimizers.Adam(1e-3, global_clipnorm=1.0)
-
     @classmethod
     def example(cls):
         example = super().example()

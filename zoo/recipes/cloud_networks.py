@@ -69,15 +69,16 @@ def cloud_network_preset(
             for each, pairs in test.items():
                 data = f"breathing vessels, level {each}, seeds {TEST_SEEDS[0]}-{TEST_SEEDS[-1]}"
                 whole = f"{model.points} points, 300 landmarks held out"
-                found += rows(measured(model, pairs), data, f"{whole}: the network alone", TASK)
+                alone, first = each_measured(model, pairs), pairs[:REFINED]
+                found += rows(means(alone), data, f"{whole}: the network alone", TASK)
                 chain = zoo.create("chain", first=model, second="divroc")
-                for name, tried in (
-                    ("the network alone", model),
-                    ("the network, then divroc", chain),
-                    ("divroc alone", zoo.create("divroc")),
+                for name, each_found in (
+                    ("the network alone", alone[:REFINED]),
+                    ("the network, then divroc", each_measured(chain, first)),
+                    ("divroc alone", each_measured(zoo.create("divroc"), first)),
                 ):
                     protocol = f"{whole}, the first {REFINED}: {name}"
-                    found += rows(measured(tried, pairs[:REFINED]), data, protocol, TASK)
+                    found += rows(means(each_found), data, protocol, TASK)
             if setting_steps:
                 keras.utils.set_random_seed(seed)
                 found += settings(lungs, model, setting_steps, learning_rate, test["H"])
@@ -148,19 +149,17 @@ def settings(lungs, trained, steps: int, learning_rate: float, test: Sequence) -
             f"{model.points} points, 300 landmarks held out, the first {REFINED}: {steps} steps "
             f"with {FEWER} points, {name}"
         )
-        found += rows(measured(model, test[:REFINED]), data, protocol, TASK)
+        found += rows(means(each_measured(model, test[:REFINED])), data, protocol, TASK)
     return found
 
 
-def measured(model, pairs: Sequence) -> dict[str, float]:
-    """Means over pairs with landmarks: of `zoo.registration.measure`, and the seconds of one.
+def each_measured(model, pairs: Sequence) -> list[dict[str, float]]:
+    """Of each of some pairs with landmarks what `zoo.registration.measure` says, and the seconds.
 
     Args:
         model: a registration; fitted to each pair where it has to be.
         pairs: of clouds.
     """
-    import numpy as np
-
     from zoo.registration.measure import Measured
 
     found = []
@@ -175,7 +174,12 @@ def measured(model, pairs: Sequence) -> dict[str, float]:
         seconds = time.perf_counter() - begin
         results = Measured(transform, pair).results()
         found.append({**results, "seconds": seconds})
-    return {name: float(np.mean([row[name] for row in found])) for name in found[0]}
+    return found
+
+
+def means(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each number."""
+    return {name: sum(row[name] for row in found) / len(found) for name in found[0]}
 
 
 def _compile(model, learning_rate: float, steps: int) -> None:

@@ -124,6 +124,9 @@ class FlowNetwork(Registration):
         own = ("points", "draws", "frame", "data", "teacher", "search", "seed")
         return super().get_config() | {name: getattr(self, name) for name in own}
 
+    def default_optimizer(self):
+        return keras.optimizers.Adam(1e-3, global_clipnorm=1.0)
+
     # The map
 
     def call(self, inputs, training=False):

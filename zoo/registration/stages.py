@@ -35,7 +35,7 @@ from zoo.losses.cloud_terms import (
 from zoo.ops import kernels
 from zoo.ops.arguments import at_least, checked, not_negative, one_of, positive
 from zoo.ops.training import Transient
-from zoo.registration.trust import Judge, Watch
+from zoo.registration.trust import Judge, Watch, typical_spacing
 
 TERMS = ("chamfer", "density", "distance")
 SPACING_POINTS = 8192  # that suffice for the spacing of a cloud
@@ -154,10 +154,7 @@ class Clouds:
         self._trees: dict[int, cKDTree] = {}
         self._across: dict[int, np.ndarray] = {}
         few = self.fixed[:SPACING_POINTS]
-        nearest, _ = self.tree(len(self.fixed)).query(few, k=2, workers=-1)
-        self.spacing = float(np.median(nearest[:, 1]))
-        if not self.spacing > 0:  # Most points have a twin.
-            self.spacing = 2.0 / len(self.fixed) ** (1 / self.fixed.shape[1])
+        self.spacing = typical_spacing(few, self.tree(len(self.fixed)), 2.0)
 
     def kept(self, most: int | None, whole: bool = False) -> tuple[int, int]:
         """How many of the first `most` points of either cloud are fitted, and not watched.

@@ -117,6 +117,18 @@ class Watch:
         return float(self._kernel(points, points).sum() - count) / (count * (count - 1))
 
 
+def typical_spacing(points: np.ndarray, tree: cKDTree, extent: float) -> float:
+    """The median distance of some points of a cloud from the nearest other one.
+
+    Args:
+        points: `[n, dims]`.
+        tree: of the whole cloud.
+        extent: of the cloud, which tells the spacing where most points have a twin.
+    """
+    spacing = float(np.median(tree.query(points, k=2, workers=-1)[0][:, 1]))
+    return spacing if spacing > 0 else extent / tree.n ** (1 / tree.m)
+
+
 def watched(fixed: np.ndarray, kept: Sequence[int]) -> Watch:
     """A watch over clouds whose last points are held out.
 
@@ -125,9 +137,7 @@ def watched(fixed: np.ndarray, kept: Sequence[int]) -> Watch:
         kept: see `Watch`.
     """
     tree = search_tree(fixed[: kept[0]])
-    spacing = float(np.median(tree.query(fixed[: kept[0]][:COMPARED], k=2)[0][:, 1]))
-    if not spacing > 0:  # most points have a twin
-        spacing = float(np.ptp(fixed, axis=0).max()) / kept[0] ** (1 / fixed.shape[1])
+    spacing = typical_spacing(fixed[: kept[0]][:COMPARED], tree, float(np.ptp(fixed, axis=0).max()))
     return Watch(fixed, kept, spacing, tree)
 
 
