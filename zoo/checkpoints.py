@@ -129,7 +129,7 @@ def read_igr(path: str | Path, **config) -> IGR:
     """
     import h5py
 
-    from zoo.models.igr import IGR, NNABLA
+    from zoo.models.igr import AUTHORS, IGR, NNABLA
 
     path = existing(path)
     nnabla = h5py.is_hdf5(path)
@@ -164,7 +164,7 @@ def read_igr(path: str | Path, **config) -> IGR:
             if len(kernels[layer]) != kernels[layer - 1].shape[1]
         ),
     }
-    model = IGR(**(NNABLA if nnabla else {}) | found | config)
+    model = IGR(**(NNABLA if nnabla else AUTHORS) | found | config)
     layers = {called.format(k): layer for k, layer in enumerate(model.network.linear)}
     _check(path, arrays, _shapes(layers, *parts, outputs_first=not nnabla))
     for number, layer in enumerate(layers.values()):

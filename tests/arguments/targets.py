@@ -14,6 +14,7 @@ from zoo import layers, losses
 from zoo.data import fields, keypoints, lungs, outlines, pairs, phantoms, shapes, vessels
 from zoo.data.augmentation import Augmented
 from zoo.data.chessboard import Chessboard, ChessboardPairs
+from zoo.data.surface_batches import SurfaceSampler
 from zoo.layers.intensities import locally_normalised
 from zoo.layers.pyramid import downsample, image_pyramid
 from zoo.losses.levels import Temperature
@@ -23,7 +24,7 @@ from zoo.metrics import surface as surfaces
 from zoo.models.affine import AffineRegistration
 from zoo.models.dirvnet import DIRVNet
 from zoo.models.divroc import DiVRoC
-from zoo.models.igr import IGR, HalvingDecay, SurfaceSampler
+from zoo.models.igr import IGR, HalvingDecay
 from zoo.models.nephi import NePhi
 from zoo.models.resnet_lddmm import ResNetLDDMM
 from zoo.registration.chain import Chain

@@ -40,10 +40,11 @@ def our_step(repeats: int) -> float:
 
     import zoo
     from zoo.data.shapes import torus
-    from zoo.models.igr import SurfaceSampler
+    from zoo.data.surface_batches import SurfaceSampler
+    from zoo.models.igr import AUTHORS
 
     keras.utils.set_random_seed(0)
-    model = zoo.create("igr")
+    model = zoo.create("igr", **AUTHORS)
     batch = SurfaceSampler(torus(BATCH * 2), points=BATCH)[0][0]
     return timed(lambda: np.asarray(model.train_on_batch(batch)), repeats)
 
@@ -81,7 +82,7 @@ def torch_step(repeats: int) -> float:
     import torch
 
     from zoo.data.shapes import torus
-    from zoo.models.igr import SurfaceSampler
+    from zoo.data.surface_batches import SurfaceSampler
 
     network = torch_network(WIDTH)
     optimizer = torch.optim.Adam(network.parameters(), 5e-3)

@@ -19,9 +19,10 @@ def test_show(run, preset):
     assert "A small one." in run("show", preset)[1]
     assert json.loads(run("show", "igr", "--json")[1])["task"] == "surface"
     assert json.loads(run("show", "igr.knot", "--json")[1])["tag"] == "knot"
-    assert "  - width = 512: hidden units of each layer\n" in run("show", "igr")[1]
+    assert "  - width = 64: hidden units of each layer\n" in run("show", "igr")[1]
     listed = json.loads(run("show", "igr", "--json")[1])["arguments"]
-    assert {"name": "skips", "type": "Sequence[int]", "default": [4]}.items() <= listed[3].items()
+    skips = {"name": "skips", "type": "Sequence[int]", "default": []}
+    assert any(skips.items() <= each.items() for each in listed)
     status, _, err = run("show", "irg")
     assert status == 1 and "igr" in err and err.startswith("zoo: ")
 

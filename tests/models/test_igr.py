@@ -7,12 +7,13 @@ from keras import ops
 
 import zoo
 from zoo.data import shapes
+from zoo.data.surface_batches import SurfaceSampler
 from zoo.layers.coordinate_mlp import CoordinateMLP
-from zoo.models.igr import IGR, NNABLA, HalvingDecay, SurfaceSampler
+from zoo.models.igr import AUTHORS, IGR, NNABLA, HalvingDecay
 from zoo.ops.gradients import value_and_gradient
 from zoo.ops.isosurface import NoSurface
 
-TINY = {"width": 32, "depth": 3, "skips": (2,), "neighbours": 10}
+TINY = AUTHORS | {"width": 32, "depth": 3, "skips": (2,), "neighbours": 10}
 
 
 def array(tensor):
@@ -34,7 +35,7 @@ def network(inputs=3, **config):
 
 
 def test_parameter_counts_of_the_publications():
-    assert zoo.create("igr").count_params() == 1_839_614
+    assert zoo.create("igr", **AUTHORS).count_params() == 1_839_614
     assert network(259).count_params() == 1_839_358
     assert zoo.create("igr", **NNABLA).count_params() == 1_576_958
 
@@ -238,7 +239,7 @@ def test_the_schedule_of_the_authors():
 def sphere_model(centre=(0.0, 0.0, 0.0), scale=1.0):
     """An untrained model is a rough sphere in the frame of any scan."""
     keras.utils.set_random_seed(0)
-    model = IGR(width=128, depth=3, skips=(2,), radius=0.6)
+    model = IGR(**AUTHORS | {"width": 128, "depth": 3, "skips": (2,), "radius": 0.6})
     model.prepare(shapes.sphere(100, radius=scale, centre=centre))
     return model
 

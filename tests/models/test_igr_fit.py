@@ -9,7 +9,7 @@ import pytest
 from zoo.data import shapes
 from zoo.data.scan import Scan
 from zoo.metrics.surface import cloud_distances
-from zoo.models.igr import IGR
+from zoo.models.igr import AUTHORS, IGR
 from zoo.ops.compiling import in_chunks
 from zoo.surface import _sample_mesh
 
@@ -17,7 +17,8 @@ SCAN, TRUTH = shapes.torus(20_000, seed=0), shapes.torus(20_000, seed=1)
 
 
 def network(steps):
-    model = IGR(width=128, depth=4, skips=(2,), points_per_step=384)
+    small = {"width": 128, "depth": 4, "skips": (2,), "points_per_step": 384}
+    model = IGR(**AUTHORS | small)
     decay = keras.optimizers.schedules.CosineDecay(2e-3, steps, alpha=1e-2)
     model.compile(keras.optimizers.Adam(decay))
     model.optimizer.build(model.trainable_variables)

@@ -12,6 +12,16 @@ where Y holds a Gaussian sample about each point of X, as wide as the distance t
 neighbour, and an eighth as many uniform samples of a box. Then f is close to the signed distance,
 negative inside, and marching cubes extracts the surface.
 
+The authors' network is a large perceptron (`AUTHORS`). By default a small one sees the
+interpolations of a multi-resolution hash grid (Mueller et al., arXiv:2201.05989) beside the
+coordinates, which takes a minute in place of hours; and the scan guides it where the terms above
+leave the field free: normals that are missing are found, and a further term
+
+    1.0 mean over U of |f(u) - d(u)|
+
+holds the uniform samples U of Y, as far as they lie clear of the scan, to the distance of its
+nearest point, with the sign of the winding number of its points (`zoo.data.winding`).
+
 Everything is trained in the frame in which the longest side of the scan is [-1, 1]. What a signed
 distance is good for (meshes, distances in the units of the scan, measures) is in `zoo.surface`.
 """
@@ -23,20 +33,40 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 from keras import ops
-from scipy.spatial import cKDTree
 
-from zoo.data.scan import Scan
+from zoo.data.scan import as_scan
 from zoo.data.shapes import sphere
+from zoo.data.surface_batches import SurfaceSampler
 from zoo.layers.coordinate_mlp import CoordinateMLP
-from zoo.ops.arguments import MOST, checked, not_negative, positive, shown
-from zoo.ops.array_arguments import real_array
-from zoo.ops.gradients import norm
+from zoo.layers.hash_grid import HashGrid
+from zoo.ops.arguments import MOST, checked, not_negative, one_of, positive
+from zoo.ops.gradients import norm, value_and_gradient
 from zoo.surface import Surface
 
 NETWORK = "width depth skips activation beta centred initialisation radius scale_skips"
 """What of `CoordinateMLP` the constructor takes."""
-NNABLA = {"depth": 7, "activation": "leaky_relu", "initialisation": "he", "scale_skips": False}
-"""Constructor arguments of the network of the nnabla reproduction (1,576,958 parameters)."""
+OWN = "encoding levels coarsest finest entries features points_per_step neighbours box guided"
+AUTHORS = {
+    "encoding": None,
+    "width": 512,
+    "depth": 8,
+    "skips": (4,),
+    "centred": False,
+    "guided": False,
+    "box": 1.8,
+}
+"""Constructor arguments of the authors' network (1,839,614 parameters) and of their sampler."""
+NNABLA = AUTHORS | {
+    "depth": 7,
+    "activation": "leaky_relu",
+    "initialisation": "he",
+    "scale_skips": False,
+}
+"""The same of the nnabla reproduction (1,576,958 parameters)."""
+ENCODINGS = (None, "hash")
+STEPS = 100  # of an epoch
+EPOCHS = 6  # of a fit with a hash grid
+FEW, MANY = 4096, 16_384  # surface points of a step with a hash grid and without
 
 
 class IGR(Surface):
@@ -44,13 +74,15 @@ class IGR(Surface):
 
     `fit(scan)` fits, `predict(points)` evaluates, `mesh()` extracts the surface, `evaluate(scan)`
     measures it. Points, distances and meshes are in the units and frame of the scan; distances
-    are negative inside, provided that the normals of the scan point outward. Without normals the
-    sign comes from the initial sphere, and thin parts may differ between seeds.
-
-    The defaults are the network of the authors: 8 x 512, 1,839,614 parameters.
+    are negative inside, provided that the normals of the scan point outward. Normals that are
+    missing, or contradict one another, are found from the points; not so with `guided=False`, where
+    the sign then comes from the initial sphere, and thin parts may differ between seeds.
 
     Args:
         dims: 3 for surfaces, 2 for planar curves.
+        encoding: "hash" for a multi-resolution hash grid, None for coordinates alone.
+        levels, coarsest, finest, entries, features: of the grid, see `zoo.layers.HashGrid`; levels
+            finer than what a scan shows stay closed.
         width: hidden units of each layer.
         depth: number of hidden layers.
         skips: linear layers that receive the coordinates again.
@@ -60,16 +92,17 @@ class IGR(Surface):
         initialisation: "geometric" (a sphere) or "he".
         radius: of the initial sphere, in the frame where the longest side is 2.
         scale_skips: divide by sqrt(2) after a concatenation.
-        points_per_step: surface points of one training step; None is 16,384 or, in a smaller
-            scan, all of its points.
+        points_per_step: surface points of one training step; None is 4,096, without an encoding
+            16,384, or, in a smaller scan, all of its points.
         neighbours: which neighbour's distance is the width of the local samples.
         box: half side of the cube of the uniform samples.
+        guided: use what the scan tells beyond its points, see the docstring of the module.
 
     Raises:
         ValueError: for arguments out of range.
     """
 
-    default_loss_weights = {"surface": 1.0, "normals": 1.0, "eikonal": 0.1}
+    default_loss_weights = {"surface": 1.0, "normals": 1.0, "eikonal": 0.1, "far": 1.0}
     xla_on_cpu = True
     prepare_options = ("steps_per_epoch", "points_per_step", "seed")
 
@@ -77,22 +110,37 @@ class IGR(Surface):
     def __init__(
         self,
         dims: int = 3,
-        width: int = 512,
-        depth: int = 8,
-        skips: Sequence[int] = (4,),
+        encoding: str | None = "hash",
+        levels: int = 8,
+        coarsest: int = 8,
+        finest: int = 192,
+        entries: int = 2**16,
+        features: int = 2,
+        width: int = 64,
+        depth: int = 2,
+        skips: Sequence[int] = (),
         activation: str = "softplus",
         beta: float = 100.0,
-        centred: bool = False,
+        centred: bool = True,
         initialisation: str = "geometric",
         radius: float = 1.0,
         scale_skips: bool = True,
         points_per_step: int | None = None,
         neighbours: int = 50,
-        box: float = 1.8,
+        box: float = 1.2,
+        guided: bool = True,
         **kwargs,
     ):
         super().__init__(dims=dims, **kwargs)
+        self.encoding = one_of("encoding", encoding, ENCODINGS)
         self.points_per_step, self.neighbours, self.box = points_per_step, neighbours, box
+        self.guided, self.levels, self.coarsest, self.finest = guided, levels, coarsest, finest
+        self.entries, self.features = entries, features
+        self.grid, inputs = None, dims
+        if encoding is not None:
+            self.grid = HashGrid(dims, levels, coarsest, finest, entries, features, name="grid")
+            self.grid.build()
+            inputs += self.grid.outputs
         self.network = CoordinateMLP(
             width=width,
             depth=depth,
@@ -105,18 +153,32 @@ class IGR(Surface):
             scale_skips=scale_skips,
             name="network",
         )
-        self.network.build((None, dims))
+        self.network.build((None, inputs))
 
     def get_config(self):
         network = {name: getattr(self.network, name) for name in NETWORK.split()}
-        own = {name: getattr(self, name) for name in ("points_per_step", "neighbours", "box")}
+        own = {name: getattr(self, name) for name in OWN.split()}
         return network | super().get_config() | own
 
     # The field and its training
 
     def field(self, points):
         """The network at points `[n, dims]` of the frame, `[n]`."""
+        if self.encoding is not None:
+            points = ops.concatenate([points, self.grid(points)], axis=-1)
         return ops.squeeze(self.network(points), axis=-1)
+
+    def field_and_gradient(self, points):
+        """The field `[n]` and its gradient `[n, dims]` at points `[n, dims]` of the frame."""
+        if self.encoding is None:
+            return super().field_and_gradient(points)
+        # By the chain rule: backward through the small network, forward through the grid, where a
+        # loss of the gradient would otherwise scatter twice.
+        features, turns = self.grid.trace(points)
+        seen = ops.concatenate([points, features], axis=-1)
+        value, slopes = value_and_gradient(lambda x: self.network(x)[:, 0], seen)
+        through = ops.sum(turns * slopes[:, None, self.dims :], axis=-1)
+        return value, slopes[:, : self.dims] + through
 
     def call(self, inputs):
         """Signed distance at points, or what the loss needs of a training batch.
@@ -124,19 +186,22 @@ class IGR(Surface):
         Args:
             inputs: points `[n, dims]` in the units of the scan; or a training batch, a dict of
                 `surface` `[n, dims]`, `off_surface` `[m, dims]` and optionally `normals`
-                `[n, dims]`, in the frame where the longest side of the scan is 2.
+                `[n, dims]`, in the frame where the longest side of the scan is 2; see
+                `zoo.data.surface_batches.SurfaceSampler`.
 
         Returns:
             Distances `[n, 1]` in the units of the scan; or a dict of `surface_value` `[n]`,
-            `surface_gradient` `[n, dims]` (with normals) and `off_surface_gradient` `[m, dims]`.
+            `surface_gradient` `[n, dims]` (with normals), `off_surface_value` `[m]` and
+            `off_surface_gradient` `[m, dims]`.
         """
         if not isinstance(inputs, dict):
             return super().call(inputs)
         count = ops.shape(inputs["surface"])[0]
         if "normals" not in inputs:
-            _, gradient = self.field_and_gradient(inputs["off_surface"])
+            value, gradient = self.field_and_gradient(inputs["off_surface"])
             return {
                 "surface_value": self.field(inputs["surface"]),
+                "off_surface_value": value,
                 "off_surface_gradient": gradient,
             }
         # One pass over both kinds of points: larger products are faster.
@@ -145,28 +210,70 @@ class IGR(Surface):
         return {
             "surface_value": value[:count],
             "surface_gradient": gradient[:count],
+            "off_surface_value": value[count:],
             "off_surface_gradient": gradient[count:],
         }
 
     def loss_terms(self, x, y, y_pred):
-        """The three terms of the module's docstring; `normals` only where the batch has them."""
+        """The terms of the module's docstring; `normals` and `far` where the batch has them.
+
+        A normal counts with either sign as far as its own is not to be trusted.
+        """
         terms = {
             "surface": ops.mean(ops.abs(y_pred["surface_value"])),
             "eikonal": ops.mean(ops.square(norm(y_pred["off_surface_gradient"]) - 1.0)),
         }
         if "normals" in x:
-            terms["normals"] = ops.mean(norm(y_pred["surface_gradient"] - x["normals"]))
+            apart = norm(y_pred["surface_gradient"] - x["normals"])
+            if "trust" in x:
+                turned = norm(y_pred["surface_gradient"] + x["normals"])
+                apart = x["trust"] * apart + (1.0 - x["trust"]) * ops.minimum(apart, turned)
+            terms["normals"] = ops.mean(apart)
+        if "distance" in x:
+            last = ops.shape(x["off_surface"])[0] - ops.shape(x["distance"])[0]
+            error = ops.abs(y_pred["off_surface_value"][last:] - x["distance"])
+            terms["far"] = ops.mean(x["known"] * error)
         return terms
 
     def default_optimizer(self):
-        return keras.optimizers.Adam(HalvingDecay())
+        if self.encoding is None:
+            return keras.optimizers.Adam(HalvingDecay())
+        # A vector of the grid gets a gradient now and then, and small ones.
+        return keras.optimizers.Adam(1e-2, beta_2=0.99, epsilon=1e-15)
+
+    def fit(self, x=None, y=None, **kwargs):
+        """Fits a scan, see `zoo.Model.fit`.
+
+        With a hash grid there are 6 epochs by default, and the learning rate falls to a hundredth
+        of what it is along half a cosine over all epochs; one that is a schedule stays as it is.
+        """
+        if self.encoding is None or (scan := as_scan(x)) is None:
+            return super().fit(x, y, **kwargs)
+        if not self.compiled:
+            self.compile()
+        if kwargs.get("epochs") is None:
+            kwargs["epochs"] = EPOCHS
+        given = kwargs.pop("callbacks", None)
+        given = given if isinstance(given, list | tuple) else [given]
+        falling = FallingRate(self.optimizer)
+        try:
+            return super().fit(scan, y, callbacks=[*given, falling], **kwargs)
+        finally:
+            falling.restore()
+
+    def prepare(self, data, validation: bool = False, **options):
+        """A scan as batches, see `Surface.prepare`; closes levels finer than the scan."""
+        batches = super().prepare(data, validation, **options)
+        if batches is not data and self.guided and self.encoding is not None and not validation:
+            self.grid.limit(batches.detail)
+        return batches
 
     @checked(steps_per_epoch=(1, MOST), points_per_step=(1, MOST))
     def batches(
         self,
         scan,
         frame,
-        steps_per_epoch: int | None = 100,
+        steps_per_epoch: int | None = STEPS,
         points_per_step: int | None = None,
         seed: int = 0,
     ):
@@ -182,99 +289,32 @@ class IGR(Surface):
         Raises:
             ValueError: for a scan with too few points.
         """
+        usual = min(MANY if self.encoding is None else FEW, len(scan))
         return SurfaceSampler(
             scan,
             frame,
-            steps=steps_per_epoch or 100,
-            points=points_per_step or self.points_per_step,
+            steps=steps_per_epoch or STEPS,
+            points=points_per_step or self.points_per_step or usual,
             neighbours=self.neighbours,
             box=self.box,
             seed=seed,
+            guided=self.guided,
         )
 
     @classmethod
     def example(cls):
-        config = {"width": 32, "depth": 3, "skips": (2,), "neighbours": 10, "points_per_step": 200}
+        config = {
+            "levels": 3,
+            "finest": 16,
+            "entries": 2**10,
+            "width": 32,
+            "neighbours": 10,
+            "points_per_step": 200,
+        }
         points = sphere(256, radius=0.8, seed=1).points
         inputs = [points[:37], points[:1], points]
         fit = {"steps_per_epoch": 10}
         return {"config": config, "data": sphere(400), "fit": fit, "inputs": inputs}
-
-
-class SurfaceSampler(keras.utils.PyDataset):
-    """Training batches of one scan, in the frame where its longest side is [-1, 1].
-
-    A batch holds `surface` points drawn without replacement, their `normals` where the scan has
-    them, and `off_surface` points: one Gaussian sample about each surface point and an eighth as
-    many uniform samples of the box. Each batch depends on (seed, epoch, index) only.
-
-    Args:
-        scan: the points.
-        frame: centre `[dims]` and scale of the frame; None is the scan's own.
-        steps: batches of an epoch.
-        points: surface points of a batch; None is 16,384 or all points of a smaller scan.
-        neighbours: which neighbour's distance is the standard deviation of the local samples.
-        box: half side of the cube of the uniform samples.
-        seed: of everything drawn.
-
-    Raises:
-        ValueError: if the scan has fewer points than `points`, or not more than `neighbours`.
-    """
-
-    @checked(steps=(1, MOST), points=(1, MOST), neighbours=(1, MOST), box=positive)
-    def __init__(
-        self,
-        scan: Scan,
-        frame: tuple[np.ndarray, float] | None = None,
-        steps: int = 100,
-        points: int | None = None,
-        neighbours: int = 50,
-        box: float = 1.8,
-        seed: int = 0,
-    ):
-        super().__init__()
-        if points is not None and points > len(scan):
-            raise ValueError(
-                f"points_per_step must not exceed the {len(scan)} points of the scan "
-                f"{scan.name!r}, not {points}; leave it out to use all of them."
-            )
-        if len(scan) <= neighbours:
-            raise ValueError(
-                f"neighbours={neighbours} needs a scan of more points than that; "
-                f"{scan.name!r} has {len(scan)}."
-            )
-        centre, scale = scan.frame if frame is None else frame
-        centre, scale = real_array("frame", centre), positive("scale of the frame", scale)
-        if centre.shape != (scan.dims,):
-            raise ValueError(
-                f"frame must be a centre of {scan.dims} numbers and a scale, not {shown(frame)}."
-            )
-        self.points = ((scan.points - centre) / scale).astype(np.float32)
-        self.normals = None if scan.normals is None else scan.normals.astype(np.float32)
-        # On the coordinates alone: the authors' code searches positions and normals together.
-        distances, _ = cKDTree(self.points).query(self.points, k=neighbours + 1, workers=-1)
-        self.sigma = distances[:, -1].astype(np.float32)
-        self.count = points or min(16_384, len(scan))
-        self.steps, self.box, self.seed = steps, box, seed
-        self.epoch = 0
-
-    def __len__(self):
-        return self.steps
-
-    def __getitem__(self, index):
-        rng = np.random.default_rng((self.seed, self.epoch, index))
-        chosen = rng.choice(len(self.points), self.count, replace=False, shuffle=False)
-        surface = self.points[chosen]
-        noise = rng.standard_normal(surface.shape, dtype=np.float32)
-        local = surface + self.sigma[chosen, None] * noise
-        uniform = rng.uniform(-self.box, self.box, (max(self.count // 8, 1), surface.shape[1]))
-        batch = {
-            "surface": surface,
-            "off_surface": np.concatenate([local, uniform.astype(np.float32)]),
-        }
-        if self.normals is not None:
-            batch["normals"] = self.normals[chosen]
-        return (batch,)
 
 
 @keras.saving.register_keras_serializable(package="zoo")
@@ -297,3 +337,34 @@ class HalvingDecay(keras.optimizers.schedules.LearningRateSchedule):
 
     def get_config(self):
         return {"initial": self.initial, "interval": self.interval, "floor": self.floor}
+
+
+class FallingRate(keras.callbacks.Callback):
+    """Lets the learning rate fall to a hundredth of itself along half a cosine over all epochs.
+
+    It depends on epoch and step alone, so that a resumed training goes on as it would have.
+
+    Args:
+        optimizer: whose rate it is; one that is a schedule stays as it is.
+    """
+
+    def __init__(self, optimizer: keras.optimizers.Optimizer):
+        super().__init__()
+        rate = optimizer.get_config()["learning_rate"]
+        self.optimizer, self.rate = optimizer, float(rate) if np.isscalar(rate) else None
+        self.epoch = 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.rate is not None:
+            steps = self.params["steps"] or 1
+            progress = min((self.epoch + batch / steps) / self.params["epochs"], 1.0)
+            share = 0.01 + 0.99 * (1 + np.cos(np.pi * progress)) / 2
+            self.optimizer.learning_rate = np.float32(self.rate * share)
+
+    def restore(self) -> None:
+        """Gives the optimiser its rate back."""
+        if self.rate is not None:
+            self.optimizer.learning_rate = self.rate

@@ -50,7 +50,9 @@ def surface_preset(
         training, test = whole.split(test=0.25, seed=313)
         total = PAPER_STEPS if arguments.paper else steps
         if arguments.paper:
-            model = zoo.create(method)
+            from zoo.models.igr import AUTHORS
+
+            model = zoo.create(method, **AUTHORS)
         else:
             model = zoo.create(method, **config)
             decay = keras.optimizers.schedules.CosineDecay(learning_rate, total, alpha=1e-3)

@@ -1,11 +1,12 @@
 """Makes the preset igr.bunny: python train.py bun_zipper.ply"""
 
+from zoo.models.igr import AUTHORS
 from zoo.recipes import surface_preset
 
 if __name__ == "__main__":
     surface_preset(
         __file__,
-        config={"width": 256, "depth": 8, "points_per_step": 2048},
+        config=AUTHORS | {"width": 256, "depth": 8, "points_per_step": 2048},
         steps=2500,
         learning_rate=2e-3,
         open_scan=True,

@@ -1,12 +1,13 @@
 """Makes the preset igr.knot from a generated scan: python train.py"""
 
 from zoo.data.shapes import torus_knot
+from zoo.models.igr import AUTHORS
 from zoo.recipes import surface_preset
 
 if __name__ == "__main__":
     surface_preset(
         __file__,
-        config={"width": 128, "depth": 6, "skips": (3,), "points_per_step": 2048},
+        config=AUTHORS | {"width": 128, "depth": 6, "skips": (3,), "points_per_step": 2048},
         steps=2000,
         learning_rate=2e-3,
         scan=torus_knot(40_000),

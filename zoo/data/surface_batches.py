@@ -1,0 +1,135 @@
+"""Training batches of a scanned surface: points on it, and points of space around it."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+from scipy.spatial import cKDTree
+
+from zoo.data.scan import Scan
+from zoo.data.winding import Winding, consistent_normals, roughness
+from zoo.ops.arguments import MOST, checked, positive, shown
+from zoo.ops.array_arguments import real_array
+
+POOL = 20_000  # points of the box whose distances are looked up once
+SURE = 0.25  # how far a winding number must lie from one half to tell a side
+NOISES = 2.0  # standard deviations of noise that make the smallest thing that can be seen
+FAR = 2.0  # spacings of the scan beyond which the nearest point tells the distance
+
+
+class SurfaceSampler(keras.utils.PyDataset):
+    """Training batches of one scan, in the frame where its longest side is [-1, 1].
+
+    A batch holds `surface` points drawn without replacement, their `normals` where the scan has
+    them, and `off_surface` points: one Gaussian sample about each surface point and an eighth as
+    many uniform samples of the box. Each batch depends on (seed, epoch, index) only.
+
+    A guided sampler finds normals that the scan lacks, or that contradict each other, by
+    `zoo.data.winding`, and knows of the uniform samples on which side they lie and how far from
+    the nearest point of the scan; its batches hold besides:
+
+    * `trust` `[n]`, how sure the sign of a normal is, from 0 to 1;
+    * `distance` `[m]`, signed distances of the uniform samples, which come last in `off_surface`;
+    * `known` `[m]`, 1 where that distance is known, else 0.
+
+    Args:
+        scan: the points.
+        frame: centre `[dims]` and scale of the frame; None is the scan's own.
+        steps: batches of an epoch.
+        points: surface points of a batch; None is 16,384 or all points of a smaller scan.
+        neighbours: which neighbour's distance is the standard deviation of the local samples.
+        box: half side of the cube of the uniform samples.
+        seed: of everything drawn.
+        guided: see above.
+
+    Attributes:
+        detail: of a guided one, how close neighbouring points of the scan are, or how far they lie
+            from the surface, if that is more; in the frame. Smaller things cannot be seen.
+        found: whether a guided one has found (or turned) normals.
+
+    Raises:
+        ValueError: if the scan has fewer points than `points`, or not more than `neighbours`.
+    """
+
+    @checked(steps=(1, MOST), points=(1, MOST), neighbours=(1, MOST), box=positive)
+    def __init__(
+        self,
+        scan: Scan,
+        frame: tuple[np.ndarray, float] | None = None,
+        steps: int = 100,
+        points: int | None = None,
+        neighbours: int = 50,
+        box: float = 1.8,
+        seed: int = 0,
+        guided: bool = False,
+    ):
+        super().__init__()
+        if points is not None and points > len(scan):
+            raise ValueError(
+                f"points_per_step must not exceed the {len(scan)} points of the scan "
+                f"{scan.name!r}, not {points}; leave it out to use all of them."
+            )
+        if len(scan) <= neighbours:
+            raise ValueError(
+                f"neighbours={neighbours} needs a scan of more points than that; "
+                f"{scan.name!r} has {len(scan)}."
+            )
+        centre, scale = scan.frame if frame is None else frame
+        centre, scale = real_array("frame", centre), positive("scale of the frame", scale)
+        if centre.shape != (scan.dims,):
+            raise ValueError(
+                f"frame must be a centre of {scan.dims} numbers and a scale, not {shown(frame)}."
+            )
+        self.points = ((scan.points - centre) / scale).astype(np.float32)
+        self.normals = None if scan.normals is None else scan.normals.astype(np.float32)
+        # On the coordinates alone: the authors' code searches positions and normals together.
+        self.tree = cKDTree(self.points)
+        distances, _ = self.tree.query(self.points, k=neighbours + 1, workers=-1)
+        self.sigma = distances[:, -1].astype(np.float32)
+        self.count = points or min(16_384, len(scan))
+        self.steps, self.box, self.seed, self.guided = steps, box, seed, guided
+        self.epoch, self.found = 0, False
+        if guided:
+            self._guide(np.median(distances[:, 1]))
+
+    def _guide(self, spacing: float) -> None:
+        """Finds normals, and distances of a pool of points of the box."""
+        noise, neighbours = roughness(self.points)
+        self.detail = float(max(spacing, NOISES * noise))
+        given = self.normals
+        normals, trust = consistent_normals(self.points, given, neighbours)
+        self.found = given is None or normals is not given
+        self.normals, self.trust = normals.astype(np.float32), trust.astype(np.float32)
+        rng = np.random.default_rng(self.seed)
+        pool = rng.uniform(-self.box, self.box, (POOL, self.points.shape[1])).astype(np.float32)
+        distance, nearest = self.tree.query(pool, workers=-1)
+        winding = Winding(self.points, self.normals * self.trust[:, None])(pool)
+        if winding[np.abs(winding) > 0.5].sum() < 0:
+            winding = winding + 1.0  # the solid is what lies outside
+        self.pool, self.pool_distance = pool, np.where(winding > 0.5, -distance, distance)
+        clear = distance > FAR * self.detail
+        self.pool_known = (clear & (np.abs(winding - 0.5) > SURE)).astype(np.float32)
+
+    def __len__(self):
+        return self.steps
+
+    def __getitem__(self, index):
+        rng = np.random.default_rng((self.seed, self.epoch, index))
+        chosen = rng.choice(len(self.points), self.count, replace=False, shuffle=False)
+        surface = self.points[chosen]
+        noise = rng.standard_normal(surface.shape, dtype=np.float32)
+        local = surface + self.sigma[chosen, None] * noise
+        count = max(self.count // 8, 1)
+        batch = {"surface": surface}
+        if self.guided:
+            drawn = rng.integers(len(self.pool), size=count)
+            uniform = self.pool[drawn]
+            batch["trust"] = self.trust[chosen]
+            batch["distance"] = self.pool_distance[drawn].astype(np.float32)
+            batch["known"] = self.pool_known[drawn]
+        else:
+            uniform = rng.uniform(-self.box, self.box, (count, surface.shape[1]))
+        batch["off_surface"] = np.concatenate([local, uniform.astype(np.float32)])
+        if self.normals is not None:
+            batch["normals"] = self.normals[chosen]
+        return (batch,)
