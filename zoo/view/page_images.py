@@ -57,6 +57,8 @@ def image_page(
     if not (transform is None or isinstance(transform, Measured) or hasattr(transform, "pull")):
         raise TypeError(f"transform must be a zoo.Transform, not {type(transform).__name__}.")
     go = plotly_objects()
+    if transform is not None and not isinstance(transform, Measured):
+        _check_rank(transform, pair.rank)
     plane = plane_of(pair.fixed.grid, slice_axis, None)
     measured = as_measured(pair, transform or Affine.identity(pair.rank))
     album = Album.of(measured, plane, transform is not None)
@@ -75,6 +77,13 @@ def image_page(
         sliders.append(frame_slider([str(k) for k in indices], first, "slice", **place))
     figure.update_layout(sliders=sliders, updatemenus=[_menu(album)])
     return Page(figure, pair.name, [" ".join(_notes(album, indices))])
+
+
+def _check_rank(transform: Transform, rank: int):
+    try:
+        transform.pull(np.zeros((1, rank)))
+    except ValueError as error:
+        raise ValueError(f"transform must be of rank {rank}, as the pair is: {error}") from error
 
 
 def _slices(plane: Plane) -> list[int]:

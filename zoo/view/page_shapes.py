@@ -16,7 +16,7 @@ MOST_VERTICES = 60_000  # of a mesh that stands still
 AWAY = 1.7  # from the eye to the centre, in longest sides
 LOWER = -0.06  # where the eye looks, along the upward direction: axes are labelled below
 SECONDS = 2.0  # from the first to the last shape when it plays
-LIGHT = {"ambient": 0.55, "diffuse": 0.75, "specular": 0.12, "roughness": 0.7, "fresnel": 0.1}
+LIGHT = {"ambient": 0.5, "diffuse": 0.8, "specular": 0.1, "roughness": 0.7, "fresnel": 0.1}
 
 
 @dataclass(eq=False)
@@ -73,7 +73,7 @@ class Shape:
             look = {"color": self.colour}
             if self.values is not None:
                 look = {"intensity": compact(self.values), **self._scale("c")}
-            lit = {"lighting": LIGHT, "lightposition": {"x": 2e4, "y": 4e4, "z": 6e4}}
+            lit = {"lighting": LIGHT, "lightposition": {"x": -4e4, "y": 6e4, "z": 4e4}}
             return go.Mesh3d(**shared, **look, **lit, hovertemplate=self._hover("intensity"))
         plane = self.points.shape[1] == 2
         # Few points are large, so that they are seen, many are small, so that they part.

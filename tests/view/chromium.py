@@ -59,7 +59,7 @@ class Browser:
         )
         os.close(to), os.close(back)
         self._left, self._number, self._session = b"", 0, None
-        self.errors, self.asked, self._loaded = [], [], False
+        self.errors, self.asked = [], []
 
     def __enter__(self) -> Browser:
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
@@ -76,11 +76,8 @@ class Browser:
 
     def open(self, path: Path) -> None:
         """Opens a file, and waits until plotly has drawn it."""
-        self._loaded = False
         self.send("Page.navigate", url=path.resolve().as_uri())
-        drawn = "!!document.querySelector('.plotly-graph-div')?._fullLayout?._initialAutoSize"
-        drawn = f"document.readyState === 'complete' && ({drawn} || !!window.Plotly)"
-        self.wait(f"{drawn} && !!document.querySelector('.main-svg')")
+        self.wait("document.readyState === 'complete' && !!document.querySelector('.main-svg')")
         self.settle()
 
     def settle(self) -> None:
@@ -153,7 +150,7 @@ class Browser:
 
 
 def main(words: list[str]) -> None:
-    """`python tests/view/browser.py page.html picture.png [width height]`: a screenshot."""
+    """`python tests/view/chromium.py page.html picture.png [width height]`: a screenshot."""
     import tempfile
 
     size = tuple(map(int, words[2:4])) or (1200, 800)
