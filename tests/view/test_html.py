@@ -389,7 +389,7 @@ def test_what_installs_plotly_is_said(monkeypatch):
         (lambda: image_page(meshes()), "pair must be one of images"),
         (lambda: image_page(images(), 3), "transform must be a zoo.Transform, not int"),
         (lambda: image_page(images(), Affine.identity(3)), "transform must be of rank 2"),
-        (lambda: image_page(images((4, 5, 6)), slice_axis=3), "slice_axis must lie"),
+        (lambda: image_page(images((4, 5, 6)), slice_axis=3), "slice_axis must be at most 2"),
         (lambda: path_page(np.zeros((1, 4, 3))), "path must have the shape"),
         (lambda: path_page(np.zeros((2, 4, 3)), [[0, 1, 4]]), "faces must be indices of the 4"),
         (lambda: path_page(np.zeros((2, 4, 3)), [[0.5, 1, 2]]), "faces must be whole numbers"),

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from zoo.data.pair import Pair
-from zoo.ops.arguments import shown
+from zoo.ops.arguments import checked, shown
 from zoo.registration.measure import Measured
 from zoo.transform import Affine, Transform
 from zoo.view.clouds import as_measured
@@ -24,6 +24,7 @@ ACROSS = {2: ("x →", "y →"), 3: ("left →", "posterior →", "superior →"
 DOWN = {2: ("← x", "← y"), 3: ("← left", "anterior →", "superior →")}
 
 
+@checked(slice_axis=(-3, 2))
 def image_page(
     pair: Pair, transform: Transform | Measured | None = None, slice_axis: int = -1
 ) -> Page:
