@@ -64,7 +64,8 @@ def faces_of(trace: dict) -> np.ndarray:
 def picture_of(trace: dict) -> np.ndarray:
     head, data = trace["source"].split(",")
     assert head == "data:image/png;base64"
-    return np.asarray(Picture.open(io.BytesIO(base64.b64decode(data))))
+    picture = Picture.open(io.BytesIO(base64.b64decode(data)))
+    return np.asarray(picture.convert("RGB") if picture.mode == "P" else picture)
 
 
 def by_name(traces: list) -> dict:
@@ -441,6 +442,15 @@ def slide(browser: Browser, number: int, share: float) -> None:
     browser.click(rail[0] + margin + share * (rail[2] - 2 * margin), rail[1] + rail[3] / 2)
 
 
+def press(browser: Browser, number: int) -> None:
+    """Clicks on a button of the page."""
+    place = browser.run(
+        f"(r => [r.left + r.width / 2, r.top + r.height / 2])(document.querySelectorAll("
+        f"'.updatemenu-button')[{number}].getBoundingClientRect())"
+    )
+    browser.click(*place)
+
+
 def check_quiet(browser: Browser) -> None:
     assert browser.errors == []
     schemes = {address.partition(":")[0] for address in browser.asked}
@@ -460,6 +470,14 @@ def test_shapes_turn_up_and_move_in_a_browser(browser, tmp_path):
     assert browser.run(first) == pytest.approx(pair.moving.points[0, 0], abs=1e-6)
     before = drawn(browser)
     assert (np.abs(after - before).max(axis=-1) > 20).sum() > 2000
+    browser.run(
+        f"{figure}.seen = []; "
+        f"{figure}.on('plotly_animatingframe', frame => {figure}.seen.push(frame.name)); 1"
+    )
+    press(browser, 0)  # play
+    browser.wait(f"{figure}.seen.length === 11")
+    assert browser.run(f"{figure}.seen[10]") == "100%"
+    assert browser.run(first) == pytest.approx(moved[0, 0], abs=1e-6)
     check_quiet(browser)
 
 
@@ -481,11 +499,7 @@ def test_images_slide_and_blend_in_a_browser(browser, tmp_path):
     kept = f"{data}.find(trace => trace.name === 'determinant')"
     shown = browser.run(f"[...{kept}.customdata[0]]")
     np.testing.assert_allclose(shown, determinant[0], rtol=1e-4)
-    button = browser.run(
-        "(r => [r.left + r.width / 2, r.top + r.height / 2])"
-        "(document.querySelectorAll('.updatemenu-button')[2].getBoundingClientRect())"
-    )
-    browser.click(*button)
+    press(browser, 2)  # fixed - moved
     assert browser.run(f"{data}.slice(0, 6).map(trace => trace.visible)") == [
         False, False, False, True, False, True,
     ]  # fmt: skip

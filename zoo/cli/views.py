@@ -63,6 +63,7 @@ def view(options):
         _view_surface(options)
         return
     pair = read_pair(options)
+    load_keras()
     if options.path is not None:
         _view_path(options, pair)
         return
@@ -104,8 +105,6 @@ def _is_page(options) -> bool:
 
 def _view_pair(options, pair):
     import zoo
-
-    load_keras()
     from zoo.registration import Measured
     from zoo.transform import Affine
 
@@ -147,6 +146,7 @@ def _view_surface(options):
         if getattr(options, name) is not None:
             raise ValueError(f"--{name.replace('_', '-')} belongs to a pair: give moving too.")
     meshes, points = _surface(options)
+    load_keras()
     if _is_page(options):
         from zoo.view.html import surface_page
 

@@ -4,9 +4,9 @@ They open in any browser without a server and without a network, and in a notebo
 themselves. plotly makes them: `pip install plotly`. Shapes stand as in the pictures of
 `zoo.view.surfaces` and `zoo.view.clouds`, and have the colours of these.
 
-What is large is thinned, so that a page stays below 15 MB, and the page says so: clouds to
-30,000 random points, meshes to 60,000 of their vertices, one from each cell of a lattice, and
-shapes that move to 300,000 positions over all times.
+What is large is thinned, so that pages rarely reach 15 MB, and the page says so: clouds to
+30,000 random points, meshes to 40,000 of their vertices, one from each cell of a lattice, and
+shapes that move to 200,000 positions over all times.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from zoo.view.page_images import image_page as image_page
 from zoo.view.page_shapes import Frames, Shape, box_of, scene_of
 from zoo.view.surfaces import COLOUR, EYE
 
-MOST_POSITIONS = 300_000  # of a shape that moves, over all times
+MOST_POSITIONS = 200_000  # of a shape that moves, over all times
 TIMES = 11  # of a cloud on its way; of a path at most twice as many
 
-BEHIND = 0.35  # opacity of what the moved shape is compared with
+BEHIND = 0.25  # opacity of what the moved shape is compared with
 AIM = "#777777"
 MORE = ("#d98c2b", "#5f9e6e", "#8d6bb0", "#b55d60")  # colours of further surfaces
 
@@ -169,8 +169,9 @@ def path_page(
     notes.append(f"Length of the path: {_short(length)} world units.")
     places = [path[k][start.kept] for k in chosen]
     ways = [np.linalg.norm(points - places[0], axis=1) for points in places]
-    limit = float(np.quantile(ways, LONGEST) or np.max(ways) or 1.0)
-    shapes = [start, Shape("shape", places[0], start.faces, "", ways[0], limit)]
+    farthest = np.max(ways, axis=0)
+    limit = float(np.quantile(farthest, LONGEST) or farthest.max() or 1.0)
+    shapes = [start, Shape("shape", places[-1], start.faces, "", ways[-1], limit)]
     if target is not None:
         target = real_points("target", target, (dims,))
         target_faces = _checked_faces("target_faces", target_faces, len(target))
@@ -179,7 +180,7 @@ def path_page(
         aim.opacity = BEHIND if aim.faces is not None else 1.0
         shapes.append(aim)
     names = [f"{k / (len(path) - 1):.2f}" for k in chosen]
-    frames = Frames(shapes[1], places, ways, names, "time", 0)
+    frames = Frames(shapes[1], places, ways, names, "time", len(names) - 1)
     box = box_of(*places, *(shape.points for shape in shapes))
     figure = scene_of(shapes, EYE, (0, 1, 0), box, frames)
     return Page(figure, title, [" ".join(notes)])

@@ -125,8 +125,11 @@ def compact(values) -> np.ndarray:
     if values.dtype.kind != "f":
         return values.astype(np.int32)
     finite = values[np.isfinite(values)]
-    if finite.size and np.spacing(np.float32(np.abs(finite).max())) > 1e-4 * np.ptp(finite) > 0:
-        return values.astype(np.float64)
+    if finite.size:
+        largest, apart = np.abs(finite).max(), np.ptp(finite)
+        # Less than that is no more than rounding of double precision.
+        if 1e-9 * largest < apart < 1e4 * np.spacing(np.float32(largest)):
+            return values.astype(np.float64)
     return values.astype(np.float32)
 
 

@@ -36,7 +36,7 @@ def image_page(
     slices. Pictures stand as in `zoo.view.images`.
 
     At most 32 slices of a volume are drawn, equally far apart, and of large images every second,
-    third, ... pixel, so that the longer side has at most 1,024 (in volumes 256); of the
+    third, ... pixel, so that the longer side has at most 1,024 (in volumes 192); of the
     determinant at most 384 (96). Folds are looked for in all voxels of a slice. Grey values are
     drawn in 256 steps.
 

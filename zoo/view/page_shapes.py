@@ -12,8 +12,8 @@ from zoo.view.clouds import LENGTHS, MARGIN
 from zoo.view.page import buttons, compact, frame_slider, plotly_objects, scale_of
 
 MOST_POINTS = clouds.SHOWN  # of a cloud
-MOST_VERTICES = 60_000  # of a mesh that stands still
-AWAY = 1.7  # from the eye to the centre, in longest sides
+MOST_VERTICES = 40_000  # of a mesh that stands still
+AWAY = 1.55  # from the eye to the centre, in longest sides
 LOWER = -0.06  # where the eye looks, along the upward direction: axes are labelled below
 SECONDS = 2.0  # from the first to the last shape when it plays
 LIGHT = {"ambient": 0.5, "diffuse": 0.8, "specular": 0.1, "roughness": 0.7, "fresnel": 0.1}

@@ -30,10 +30,11 @@ from zoo.view.images import (
 from zoo.view.page import INK, compact, scale_of
 from zoo.view.planes import Plane
 
-PIXELS = {2: 1024, 3: 256}  # of the longer side of a picture, by rank
+PIXELS = {2: 1024, 3: 192}  # of the longer side of a picture, by rank
 NODES = {2: 384, 3: 96}  # of the longer side of a determinant, and of a line of the grid
 FOLDS = 2000  # marks of a slice
 DIFFERENCES = "RdBu_r"
+COLOURS = 255  # of differences
 GAP = (204, 204, 204)  # the moving image does not reach here
 
 
@@ -155,7 +156,8 @@ class Album:
     def _changing(self, go, plane: Plane, whole: bool) -> dict:
         """Traces by name; with `whole`, also what stays from slice to slice."""
         arrays = [self.stand(plane, self.images[name]) for name in ("fixed", *self.over)]
-        arrays += [self._hued(self.stand(plane, self.differences[name])) for name in self.over]
+        values = [self.stand(plane, self.differences[name]) for name in self.over]
+        arrays += [_numbered(each / self.limit) for each in values]
         named = zip(self.pictures, arrays, strict=True)
         found = {name: self._picture(go, array, whole) for name, array in named}
         if whole:
@@ -176,12 +178,6 @@ class Album:
         dx, dy = self.spacing * (columns, rows)
         hover = {"hoverinfo": "skip"}
         return go.Image(source=source, x0=0, y0=0, dx=float(dx), dy=float(dy), **hover)
-
-    def _hued(self, values: np.ndarray) -> np.ndarray:
-        """A difference in colours, `[rows, columns, 3]` bytes."""
-        shares = np.nan_to_num((values / self.limit + 1) / 2)
-        hues = colormaps[DIFFERENCES](np.clip(shares, 0, 1), bytes=True)[..., :3]
-        return np.where(np.isnan(values)[..., None], np.uint8(GAP), hues)
 
     def _bending(self, go, plane: Plane, whole: bool) -> dict:
         columns, rows = self.steps(NODES)
@@ -271,9 +267,25 @@ def _bytes(array: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.rint(255 * np.clip((array - low) / (high - low), 0, 1)).astype(np.uint8)
 
 
+def _numbered(shares: np.ndarray) -> np.ndarray:
+    """Numbers of the colours of `_palette` for values from -1 to 1, bytes `[rows, columns]`."""
+    numbers = np.rint((np.clip(np.nan_to_num(shares), -1, 1) + 1) / 2 * (COLOURS - 1))
+    return np.where(np.isnan(shares), COLOURS, numbers).astype(np.uint8)
+
+
+def _palette() -> list[int]:
+    """Red, green and blue of every number; the last one is for what is missing."""
+    hues = colormaps[DIFFERENCES](np.linspace(0, 1, COLOURS), bytes=True)[:, :3]
+    return [*hues.ravel().tolist(), *GAP]
+
+
 def _source(array: np.ndarray) -> str:
-    """A picture `[rows, columns, 1 or 3]` of bytes as the address of itself."""
+    """A picture as the address of itself: `[rows, columns, 1 or 3]`, or numbers of colours."""
     buffer = io.BytesIO()
-    array = np.ascontiguousarray(array[..., 0] if array.shape[-1] == 1 else array)
-    Picture.fromarray(array).save(buffer, format="png", optimize=True)
+    flat = array.ndim == 2
+    array = np.ascontiguousarray(array[..., 0] if array.shape[-1] == 1 and not flat else array)
+    picture = Picture.fromarray(array)
+    if flat:
+        picture.putpalette(_palette())
+    picture.save(buffer, format="png", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
