@@ -106,6 +106,11 @@ def test_a_surface_is_in_its_page():
     assert all(trace["showlegend"] for trace in traces)
 
 
+def test_a_mesh_without_faces_is_a_cloud():
+    bare = trimesh.Trimesh(BALL.vertices, np.zeros((0, 3), int), process=False)
+    assert contents(surface_page({"bare": bare}))[0][0]["type"] == "scatter3d"
+
+
 def test_moved_meshes_are_coloured_by_displacement_and_go_back():
     pair = meshes()
     traces, layout, frames = contents(cloud_page(pair, SHIFT))
@@ -170,7 +175,7 @@ def test_few_points_far_away_do_not_widen_the_scene():
     far = np.concatenate([points, [[20.0, 0, 0]]])
     page = cloud_page(zoo.Pair(far, points))
     assert max(contents(page)[1]["scene"]["xaxis"]["range"]) < 2
-    assert "1 points far from all others" in page.notes[0]
+    assert "far from all others, which lie outside: 1." in page.notes[0]
 
 
 def test_a_path_is_in_its_page():
@@ -383,12 +388,18 @@ def test_what_installs_plotly_is_said(monkeypatch):
         (lambda: surface_page({"a": 3}), "meshes must hold trimesh.Trimesh, not 3"),
         (lambda: surface_page({}, np.full((4, 3), np.nan)), "points must be finite"),
         (lambda: surface_page({"ball": BALL}).save("page.png"), "path must end in .html"),
-        (lambda: cloud_page(3), "pair must be a zoo.Pair, not 3"),
+        (lambda: cloud_page(3), "pair must be a Pair, not 3"),
         (lambda: cloud_page(images()), "pair must be one of clouds"),
-        (lambda: cloud_page(meshes(), "no"), "transform must be a zoo.Transform, not str"),
+        (
+            lambda: cloud_page(meshes(), "no"),
+            "transform must be a Transform or a Measured or None, not 'no'",
+        ),
         (lambda: cloud_page(meshes(), Affine.identity(2)), "transform must carry points of rank 3"),
         (lambda: image_page(meshes()), "pair must be one of images"),
-        (lambda: image_page(images(), 3), "transform must be a zoo.Transform, not int"),
+        (
+            lambda: image_page(images(), 3),
+            "transform must be a Transform or a Measured or None, not 3",
+        ),
         (lambda: image_page(images(), Affine.identity(3)), "transform must be of rank 2"),
         (lambda: image_page(images((4, 5, 6)), slice_axis=3), "slice_axis must be at most 2"),
         (lambda: path_page(np.zeros((1, 4, 3))), "path must have the shape"),
@@ -396,7 +407,7 @@ def test_what_installs_plotly_is_said(monkeypatch):
         (lambda: path_page(np.zeros((2, 4, 3)), [[0.5, 1, 2]]), "faces must be whole numbers"),
         (lambda: path_page(np.zeros((2, 4, 3)), None, np.zeros((4, 2))), "target must have"),
         (lambda: path_page(np.zeros((2, 4, 3)), title=3), "title must be a word"),
-        (lambda: pair_page([]), "pair must be a zoo.Pair"),
+        (lambda: pair_page([]), "pair must be a Pair, not"),
     ],
 )
 def test_bad_input_is_refused(call, message):

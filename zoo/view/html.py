@@ -37,14 +37,13 @@ AIM = "#777777"
 MORE = ("#d98c2b", "#5f9e6e", "#8d6bb0", "#b55d60")  # colours of further surfaces
 
 
+@checked()
 def pair_page(pair: Pair, transform: Transform | Measured | None = None) -> Page:
     """The page of a pair: `image_page` or `cloud_page`.
 
     Raises:
-        TypeError: for what is no pair.
+        ValueError: for what is no pair, and as those.
     """
-    if not isinstance(pair, Pair):
-        raise TypeError(f"pair must be a zoo.Pair, not {shown(pair)}.")
     return image_page(pair, transform) if pair.is_images else cloud_page(pair, transform)
 
 
@@ -65,7 +64,8 @@ def surface_page(meshes: Mapping, points: np.ndarray | None = None) -> Page:
             raise ValueError(f"meshes must hold trimesh.Trimesh, not {shown(mesh)} ({name!r}).")
         vertices = real_points(f"meshes[{name!r}]", mesh.vertices, (3,))
         colour = to_hex(COLOUR) if not number else MORE[(number - 1) % len(MORE)]
-        shapes.append(Shape(str(name), vertices, np.asarray(mesh.faces), colour))
+        faces = _checked_faces(f"faces of meshes[{name!r}]", mesh.faces, len(vertices))
+        shapes.append(Shape(str(name), vertices, faces, colour))
     if points is not None:
         shapes.append(Shape("scan", real_points("points", points, (3,)), None, INK))
     if not shapes:
@@ -75,6 +75,7 @@ def surface_page(meshes: Mapping, points: np.ndarray | None = None) -> Page:
     return Page(figure, ", ".join(shape.name for shape in shapes), [" ".join(notes)])
 
 
+@checked()
 def cloud_page(pair: Pair, transform: Transform | Measured | None = None) -> Page:
     """A pair of clouds or meshes before and, with a transform, after registration.
 
@@ -86,12 +87,9 @@ def cloud_page(pair: Pair, transform: Transform | Measured | None = None) -> Pag
         transform: from fixed to moving space, or what was measured of one for this pair.
 
     Raises:
-        TypeError: for a transform that is none.
-        ValueError: for a pair of images, a transform of another rank, or one that carries points
-            to NaN or infinity.
+        ValueError: for a pair of images, what is no transform, one of another rank, or one that
+            carries points to NaN or infinity.
     """
-    if not isinstance(pair, Pair):
-        raise TypeError(f"pair must be a zoo.Pair, not {shown(pair)}.")
     clouds.check(pair, transform)
     fixed = Shape("fixed", pair.fixed.points, pair.fixed.faces, to_hex(FIXED))
     moving = Shape("moving", pair.moving.points, pair.moving.faces, to_hex(MOVING))
@@ -99,12 +97,12 @@ def cloud_page(pair: Pair, transform: Transform | Measured | None = None) -> Pag
     moved = None
     if transform is not None:
         moved = clouds.moved_points(clouds.as_measured(pair, transform))
+        ways = np.linalg.norm(moved - pair.moving.points, axis=1)
     notes = [fixed.thin(), moving.thin(None if moved is None else MOST_POSITIONS // TIMES)]
     if moved is not None:
         ends = moving.points, moved[moving.kept]
-        lengths = np.linalg.norm(ends[1] - ends[0], axis=1)
-        limit = float(np.quantile(lengths, LONGEST) or lengths.max() or 1.0)
-        travelling = Shape("moved", ends[1], moving.faces, "", lengths, limit)
+        limit = float(np.quantile(ways, LONGEST) or ways.max() or 1.0)
+        travelling = Shape("moved", ends[1], moving.faces, "", ways[moving.kept], limit)
         moving.visible = "legendonly"
         fixed.opacity = BEHIND if fixed.faces is not None else 1.0
         shapes.append(travelling)
@@ -118,7 +116,7 @@ def cloud_page(pair: Pair, transform: Transform | Measured | None = None) -> Pag
             TIMES - 1,
         )
         notes.append(
-            f"Displacements: mean {_short(lengths.mean())}, at most {_short(lengths.max())} world "
+            f"Displacements: mean {_short(ways.mean())}, at most {_short(ways.max())} world "
             "units. The slider moves every point straight from its place in moving to that in "
             "moved."
         )
@@ -128,12 +126,13 @@ def cloud_page(pair: Pair, transform: Transform | Measured | None = None) -> Pag
     if not meshes:
         outside = sum(int(((p < box[0]) | (p > box[1])).any(axis=1).sum()) for p in places)
         if outside:
-            notes.append(f"{outside:,} points far from all others lie outside at first.")
+            notes.append(f"Drawn points far from all others, which lie outside: {outside:,}.")
     right_up_towards = clouds.viewpoint(pair.fixed.points)
     figure = scene_of(shapes, right_up_towards[2], right_up_towards[1], box, frames)
     return Page(figure, pair.name, [" ".join(notes)])
 
 
+@checked()
 def path_page(
     path: np.ndarray,
     faces: np.ndarray | None = None,
@@ -159,8 +158,6 @@ def path_page(
     path = np.asarray(path, np.float64)
     dims = path.shape[2]
     faces = _checked_faces("faces", faces, path.shape[1])
-    if not isinstance(title, str):
-        raise ValueError(f"title must be a word, not {shown(title)}.")
     chosen = np.unique(np.linspace(0, len(path) - 1, min(len(path), 2 * TIMES)).round().astype(int))
     start = Shape("start", path[0], faces, to_hex(MOVING), visible="legendonly")
     notes = [start.thin(MOST_POSITIONS // len(chosen), "shape")]

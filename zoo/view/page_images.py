@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from zoo.data.pair import Pair
-from zoo.ops.arguments import checked, shown
+from zoo.ops.arguments import checked
 from zoo.registration.measure import Measured
 from zoo.transform import Affine, Transform
 from zoo.view.clouds import as_measured
@@ -47,16 +47,11 @@ def image_page(
         slice_axis: for volumes, the array axis across which slices are cut.
 
     Raises:
-        TypeError: for what is no pair, or a transform that is none.
-        ValueError: for a pair of clouds, a transform of another rank, or a slice axis that is not
-            there.
+        ValueError: for a pair of clouds, what is no transform, one of another rank, or a slice
+            axis that is not there.
     """
-    if not isinstance(pair, Pair):
-        raise TypeError(f"pair must be a zoo.Pair, not {shown(pair)}.")
     if not pair.is_images:
         raise ValueError("pair must be one of images, not of clouds; cloud_page shows those.")
-    if not (transform is None or isinstance(transform, Measured) or hasattr(transform, "pull")):
-        raise TypeError(f"transform must be a zoo.Transform, not {type(transform).__name__}.")
     go = plotly_objects()
     if transform is not None and not isinstance(transform, Measured):
         _check_rank(transform, pair.rank)

@@ -45,6 +45,10 @@ class Shape:
     opacity: float = 1.0
     kept: np.ndarray = field(default_factory=lambda: np.arange(0))
 
+    def __post_init__(self):
+        if self.faces is not None and not len(self.faces):
+            self.faces = None  # plotly would make faces of its own
+
     def thin(self, most: int | None = None, name: str | None = None) -> str:
         """Leaves out what is beyond `most` points; says what is drawn."""
         count, mesh = len(self.points), self.faces is not None
