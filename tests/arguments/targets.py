@@ -30,6 +30,7 @@ from zoo.models.resnet_lddmm import ResNetLDDMM
 from zoo.registration.chain import Chain
 from zoo.registration.stages import Stage
 from zoo.transform import Affine, Composed, Dense, Mapped, Velocity, scattered
+from zoo.view import html
 
 RANDOM = np.random.default_rng(0)
 IMAGE = RANDOM.random((1, 8, 8, 1)).astype(np.float32)
@@ -620,6 +621,24 @@ def methods() -> list[Target]:
     ]
 
 
+def pages() -> list[Target]:
+    """Interactive pages."""
+    clouds, images = zoo.Pair(POINTS, POINTS + 1), zoo.Pair(IMAGE[0], IMAGE[0] ** 2)
+    path = np.stack([POINTS, POINTS + 1])
+    return [
+        Target("view.surface_page", html.surface_page, {"meshes": {}, "points": POINTS}),
+        Target("view.cloud_page", html.cloud_page, {"pair": clouds}),
+        Target("view.image_page", html.image_page, {"pair": images}, fine={"slice_axis": ["-1"]}),
+        Target("view.pair_page", html.pair_page, {"pair": images}),
+        Target(
+            "view.path_page",
+            html.path_page,
+            {"path": path, "target": POINTS},
+            fine={"title": ["''", "'nothing'"]},
+        ),
+    ]
+
+
 def all_targets() -> list[Target]:
     """Everything, in an order that is the same at every call."""
-    return [*constructors(), *data(), *functions(), *methods()]
+    return [*constructors(), *data(), *functions(), *methods(), *pages()]

@@ -9,7 +9,7 @@ from matplotlib.image import imread
 
 import registry
 import zoo
-from zoo.cli import registrations
+from zoo.cli import registrations, shared
 from zoo.data.pair import COMPANIONS
 from zoo.data.phantoms import phantom_pair
 from zoo.io.landmarks import read_landmarks
@@ -136,7 +136,7 @@ def test_methods_know_whether_they_need_a_fit():
 
 
 def test_companions_are_those_of_a_pair(images, tmp_path):
-    assert registrations.companions() == COMPANIONS
+    assert shared.companions() == COMPANIONS
     options = zoo.cli.parser().parse_args(["view", "a", "b", "--out", "c.png", "--weights", "w"])
     assert all(hasattr(options, name) for name in COMPANIONS) and options.weights == Path("w")
 

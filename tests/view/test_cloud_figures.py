@@ -102,7 +102,7 @@ def test_errors_of_landmarks_are_those_of_the_measures():
 def test_clouds_are_seen_along_their_shortest_side_and_not_mirrored(depth, up):
     sides = np.full(3, 4.0)
     sides[depth] = 1.0
-    view = clouds._view(points(3) / [5, 4, 3] * sides)
+    view = clouds.viewpoint(points(3) / [5, 4, 3] * sides)
     np.testing.assert_allclose(view @ view.T, np.eye(3), atol=1e-12)
     assert np.linalg.det(view) == pytest.approx(1)
     assert np.abs(view[2]).argmax() == depth
@@ -233,7 +233,7 @@ def test_a_perfect_registration_is_drawn():
 def test_polyscope_sees_what_matplotlib_draws(tmp_path):
     # Corners near the eye and far from it, where perspective would show.
     corners = np.stack(np.meshgrid([0.0, 10], [0.0, 8], [0.0, 6]), axis=-1).reshape(-1, 3)
-    seen = corners @ clouds._view(corners).T
+    seen = corners @ clouds.viewpoint(corners).T
     frame = clouds._Frame.around(seen)
     scene = frame.scene(seen, np.full_like(seen, 0.2))
     try:

@@ -15,6 +15,7 @@ from zoo.view.images import (
     intensity_window,
     registration_figure,
 )
+from zoo.view.planes import plane_of
 
 PLANE = Grid((24, 16))
 SPACE = Grid((10, 8, 6), (1, 1, 2.5))
@@ -34,7 +35,7 @@ def ramp(grid, axis):
 
 def drawn(fixed, moving, moved, displacement=None, determinant=None, axis=-1, landmarks=None):
     """The axes of a figure that is not written, by the first line of their titles."""
-    plane = images._plane(fixed.grid, axis, None)
+    plane = plane_of(fixed.grid, axis, None)
     landmarks = NO_LANDMARKS | (landmarks or {})
     figure = images._draw(fixed, moving, moved, displacement, determinant, plane, None, landmarks)
     return {axes.get_title().split("\n")[0]: axes for axes in figure.axes}
@@ -166,7 +167,7 @@ def test_pictures_have_their_first_voxel_in_the_upper_left_corner():
 
 
 def test_the_right_slice_is_cut():
-    plane = images._plane(SPACE, 1, -2)
+    plane = plane_of(SPACE, 1, -2)
     assert (plane.normal, plane.index) == (1, 6)
     volume = image(SPACE)
     np.testing.assert_array_equal(plane.picture(volume.array)[..., 0].T, volume.array[:, 6, :, 0])

@@ -1,8 +1,7 @@
-"""`zoo register | warp | jacobian | view`, and `evaluate` on a list of pairs."""
+"""`zoo register | warp | jacobian`, and `evaluate` on a list of pairs."""
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import warnings
@@ -12,6 +11,7 @@ from zoo.cli.arguments import settings
 from zoo.cli.paths import remove_path, write_path
 from zoo.cli.shared import (
     FAILED,
+    add_pair,
     add_seed,
     add_setting,
     check_file,
@@ -23,17 +23,12 @@ from zoo.cli.shared import (
     model_of,
     place,
     print_numbers,
+    print_place,
+    read_pair,
     require_task,
     source,
 )
-
-# How the companions of a pair come as files, by the last word of their names.
-COMPANION_FILES = {
-    "mask": "image, or for clouds .npy or .txt: counts where it is not 0",
-    "labels": "image of whole numbers, or for clouds .npy or .txt",
-    "landmarks": ".csv, .fcsv, .mrk.json, .txt or .vtk",
-    "weights": ".npy or .txt, a number for each point of the moving cloud, or each landmark",
-}
+from zoo.cli.views import draw
 
 # What `zoo register` may write; which of it depends on the pair.
 RESULTS = {
@@ -46,9 +41,9 @@ RESULTS = {
 
 
 def add_parsers(commands):
-    """`register`, `warp`, `jacobian` and `view`."""
+    """`register`, `warp` and `jacobian`."""
     sub = command(commands, "register", register, "register a moving image or cloud to a fixed one")
-    _add_pair(sub)
+    add_pair(sub)
     sub.add_argument(
         "-m",
         "--method",
@@ -102,36 +97,13 @@ def add_parsers(commands):
     sub.add_argument("--out", type=place, required=True)
     sub.add_argument("--like", type=source, help="an image whose grid the result has")
 
-    sub = command(commands, "view", view, "a picture of a pair, and of what a transform does to it")
-    _add_pair(sub)
-    sub.add_argument("--transform", type=source)
-    sub.add_argument("--path", type=source, help="the shapes on the way instead: a folder of them")
-    sub.add_argument("--window", action="store_true", help="open the path with a slider")
-    sub.add_argument("--out", type=place, help="the .png to write")
-
-
-def companions() -> tuple[str, ...]:
-    """`zoo.data.pair.COMPANIONS`, from its source: a pair needs array libraries, options do not."""
-    from registry.signatures import arguments
-
-    fields = arguments("zoo.data.pair:Pair") or ()
-    return tuple(each.name for each in fields if each.name not in ("fixed", "moving", "name"))
-
-
-def _add_pair(sub):
-    sub.add_argument("fixed", type=source, help="image, picture, mesh or cloud")
-    sub.add_argument("moving", type=source)
-    for name in companions():
-        words = COMPANION_FILES.get(name.rpartition("_")[2])
-        sub.add_argument(f"--{name.replace('_', '-')}", type=source, help=words)
-
 
 def register(options):
     check_folder(options.out, options.overwrite)
     require_task(options.method, "registration")
     config = settings(options.method, options.set)
     check_numbers(options)
-    pair = _read_pair(options)
+    pair = read_pair(options)
     start = None if options.start is None else _read_start(options.start, pair.rank)
     moved = _moved_name(options.moving, pair)
     keras = load_keras()
@@ -161,7 +133,7 @@ def register(options):
         write_moved(options.moving, measured.moved_points, options.out / moved)
     else:
         _write_cloud(options.out / moved, measured.moved_points, pair.moving.faces)
-    _draw(measured, options.out / "registration.png")
+    draw(measured, options.out / "registration.png")
     remove_path(options.out)  # Of a run that --overwrite replaces.
     if hasattr(model, "trajectory"):
         results |= write_path(model, left, options.out)
@@ -213,10 +185,7 @@ def warp(options):
     else:
         names, points = read_named_landmarks(options.moving)
         write_landmarks(options.out, transform.move(points), names)
-    if options.json:
-        print(json.dumps({"out": str(options.out)}))
-    else:
-        print(options.out)
+    print_place(options)
 
 
 def jacobian(options):
@@ -243,50 +212,6 @@ def jacobian(options):
         "largest": float(determinant.max()),
     }
     print_numbers(numbers, options.json)
-
-
-def view(options):
-    import zoo
-
-    if options.window and options.path is None:
-        raise ValueError("--window shows a path: give --path too.")
-    if options.out is None and not options.window:
-        raise ValueError("--out is needed: the .png to write.")
-    if options.out is not None:
-        if options.out.suffix.lower() != ".png":
-            raise ValueError(f"--out must end in .png, not {options.out.name!r}.")
-        check_file(options.out)
-    pair = _read_pair(options)
-    if options.path is not None:
-        _view_path(options, pair)
-        return
-    load_keras()
-    from zoo.registration import Measured
-    from zoo.transform import Affine
-
-    transform = None if options.transform is None else zoo.Transform.load(options.transform)
-    measured = Measured(transform or Affine.identity(pair.rank), pair)
-    _draw(measured, options.out, before_only=transform is None)
-    _print_place(options)
-
-
-def _view_path(options, pair):
-    """The picture of a path, or a window with a slider."""
-    from zoo.cli.paths import read_path
-    from zoo.view.paths import path_figure, show_path
-
-    if pair.is_images:
-        raise ValueError("--path is of shapes: fixed and moving must be meshes or clouds.")
-    path, faces = read_path(options.path)
-    if options.window:
-        show_path(path, faces, pair.fixed.points)
-    if options.out is not None:
-        path_figure(path, options.out, faces, pair.fixed.points, pair.fixed.faces)
-        _print_place(options)
-
-
-def _print_place(options):
-    print(json.dumps({"out": str(options.out)}) if options.json else options.out)
 
 
 def evaluate_pairs(options):
@@ -419,33 +344,3 @@ def _fit_if_needed(model, pair, epochs: int | None = None):
     """
     if epochs or model.needs_fit:
         model.fit(pair, verbose=0, **({"epochs": epochs} if epochs else {}))
-
-
-def _read_pair(options):
-    import zoo
-    from zoo.data.pair import COMPANIONS
-
-    given = {name: getattr(options, name) for name in COMPANIONS}
-    return zoo.Pair.read(options.fixed, options.moving, **given)
-
-
-def _draw(measured, path: Path, before_only: bool = False):
-    """The picture of a pair, and of what a transform does to it."""
-    from zoo.view.clouds import cloud_registration_figure
-    from zoo.view.images import registration_figure
-
-    pair = measured.pair
-    if not pair.is_images:
-        cloud_registration_figure(pair, path, None if before_only else measured)
-        return
-    registration_figure(
-        pair.fixed,
-        pair.moving,
-        measured.moved,
-        path,
-        displacement=measured.displacement,
-        determinant=measured.jacobian_determinant,
-        fixed_landmarks=pair.fixed_landmarks,
-        moving_landmarks=pair.moving_landmarks,
-        pulled_landmarks=None if pair.fixed_landmarks is None else measured.pulled_landmarks,
-    )

@@ -21,6 +21,14 @@ MOST = 2**31 - 1  # epochs, steps and pairs of a batch
 RESOLUTIONS, SAMPLES = (2, 4096), (1, 10**9)
 SEEDS = 2**32  # as many as NumPy and Keras take
 
+# How the companions of a pair come as files, by the last word of their names.
+COMPANION_FILES = {
+    "mask": "image, or for clouds .npy or .txt: counts where it is not 0",
+    "labels": "image of whole numbers, or for clouds .npy or .txt",
+    "landmarks": ".csv, .fcsv, .mrk.json, .txt or .vtk",
+    "weights": ".npy or .txt, a number for each point of the moving cloud, or each landmark",
+}
+
 
 def command(commands, name: str, run, help: str, json_option: bool = True):
     """Adds a command.
@@ -239,3 +247,60 @@ def print_numbers(results: dict, as_json: bool):
     width = max(map(len, results))
     for name, value in results.items():
         print(f"{name:{width}}  {value:.5g}")
+
+
+def companions() -> tuple[str, ...]:
+    """`zoo.data.pair.COMPANIONS`, from its source: a pair needs array libraries, options do not."""
+    from registry.signatures import arguments
+
+    fields = arguments("zoo.data.pair:Pair") or ()
+    return tuple(each.name for each in fields if each.name not in ("fixed", "moving", "name"))
+
+
+def add_pair(sub, alone: str = ""):
+    """Adds the two of a pair, and what else may be known of it.
+
+    Args:
+        sub: a parser.
+        alone: what the first one may also be, where the second one may be left out.
+    """
+    sub.add_argument("fixed", type=source, help=f"image, picture, mesh or cloud{alone}")
+    sub.add_argument("moving", type=source, nargs="?" if alone else None)
+    for name in companions():
+        words = COMPANION_FILES.get(name.rpartition("_")[2])
+        sub.add_argument(f"--{name.replace('_', '-')}", type=source, help=words)
+
+
+def read_pair(options):
+    """The pair of `add_pair`."""
+    import zoo
+    from zoo.data.pair import COMPANIONS
+
+    given = {name: getattr(options, name) for name in COMPANIONS}
+    return zoo.Pair.read(options.fixed, options.moving, **given)
+
+
+def print_place(options):
+    """Prints where a result is."""
+    print(json.dumps({"out": str(options.out)}) if options.json else options.out)
+
+
+def check_between(name: str, value: int, limits: tuple[int, int]):
+    """Checks a whole number of an option.
+
+    Raises:
+        ValueError: for one beyond its limits.
+    """
+    if not limits[0] <= value <= limits[1]:
+        raise ValueError(f"--{name} must be from {limits[0]} to {limits[1]}, not {value}.")
+
+
+def resolved(name: str) -> str:
+    """The name of a preset; says so where a method stands for its default one."""
+    from zoo.api import info
+
+    if is_preset(name):
+        return name
+    found = info(name).name
+    print(f"zoo: {name} stands for its preset {found}", file=sys.stderr)
+    return found

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-from zoo.cli.arguments import is_preset
 from zoo.cli.registrations import evaluate_pairs
 from zoo.cli.shared import (
     RESOLUTIONS,
     SAMPLES,
     add_setting,
+    check_between,
     check_file,
     command,
     load_keras,
     place,
     print_numbers,
     require_task,
+    resolved,
     source,
 )
 
@@ -61,9 +61,9 @@ def mesh(options):
             f"--out must end in one of {', '.join(MESH_SUFFIXES)}, not {options.out.name!r}."
         )
     check_file(options.out)
-    _check_between("resolution", options.resolution, RESOLUTIONS)
+    check_between("resolution", options.resolution, RESOLUTIONS)
     require_task(options.preset, "surface")
-    name = _resolved(options.preset)
+    name = resolved(options.preset)
     trim = None if options.trim is None else zoo.Scan.read(options.trim)
     load_keras()
     mesh = zoo.load(name).mesh(options.resolution, trim=trim)
@@ -81,10 +81,10 @@ def evaluate(options):
         raise IsADirectoryError(f"truth: {str(options.truth)!r} is a folder, not a scan or a .csv.")
     if options.set:
         raise ValueError("--set configures a fresh method; a scan is evaluated with a preset.")
-    _check_between("samples", options.samples, SAMPLES)
-    _check_between("resolution", options.resolution, RESOLUTIONS)
+    check_between("samples", options.samples, SAMPLES)
+    check_between("resolution", options.resolution, RESOLUTIONS)
     require_task(options.model, "surface")
-    name = _resolved(options.model)
+    name = resolved(options.model)
     scan = None if options.scan is None else zoo.Scan.read(options.scan)
     truth = zoo.Scan.read(options.truth)
     load_keras()
@@ -99,19 +99,3 @@ def demo(options):
     from zoo.demo import run
 
     run(options.out)
-
-
-def _check_between(name: str, value: int, limits: tuple[int, int]):
-    if not limits[0] <= value <= limits[1]:
-        raise ValueError(f"--{name} must be from {limits[0]} to {limits[1]}, not {value}.")
-
-
-def _resolved(name: str) -> str:
-    """The name of a preset; says so where a method stands for its default one."""
-    from zoo.api import info
-
-    if is_preset(name):
-        return name
-    resolved = info(name).name
-    print(f"zoo: {name} stands for its preset {resolved}", file=sys.stderr)
-    return resolved

@@ -81,7 +81,7 @@ def cloud_registration_figure(
             transform of another rank, or one that carries points to NaN or infinity.
         RuntimeError: if polyscope was demanded and cannot render here.
     """
-    _check(pair, transform, renderer)
+    check(pair, transform, renderer)
     figure, drawn_by = _draw(pair, transform, renderer)
     with written_whole(path) as partial:
         figure.savefig(partial)
@@ -108,10 +108,10 @@ def registration_errors(
     Raises:
         ValueError: for a transform of another rank, or one that carries points to NaN or infinity.
     """
-    measured = _measured(pair, transform)
+    measured = as_measured(pair, transform)
     states = {"before": measured.initial, "after": measured}
     if pair.fixed_landmarks is None:
-        _moved_points(measured)
+        moved_points(measured)
         return {name: _nearest(each) for name, each in states.items()}
     moving = pair.moving_landmarks
     share = np.full(len(moving), 1 / len(moving))
@@ -146,11 +146,13 @@ def _nearest(measured: Measured) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(both), np.concatenate(shares)
 
 
-def _measured(pair: Pair, transform: Transform | Measured) -> Measured:
+def as_measured(pair: Pair, transform: Transform | Measured) -> Measured:
+    """What a transform makes of a pair, unless it is that already."""
     return transform if isinstance(transform, Measured) else Measured(transform, pair)
 
 
-def _moved_points(measured: Measured) -> np.ndarray:
+def moved_points(measured: Measured) -> np.ndarray:
+    """The moving cloud in the fixed space `[n, rank]`, if all of it goes to finite places."""
     return _checked(measured, "moved_points")
 
 
@@ -172,7 +174,13 @@ def _checked(measured: Measured, what: str) -> np.ndarray:
     return carried
 
 
-def _check(pair: Pair, transform: Transform | Measured | None, renderer: str):
+def check(pair: Pair, transform: Transform | Measured | None, renderer: str = "auto"):
+    """Checks the arguments of a picture of clouds.
+
+    Raises:
+        TypeError: for a transform that is none.
+        ValueError: for a pair of images, or an unknown renderer.
+    """
     if pair.is_images:
         raise ValueError("pair must be one of clouds, not of images; zoo.view.images draws those.")
     if not (transform is None or isinstance(transform, Measured) or hasattr(transform, "pull")):
@@ -187,7 +195,7 @@ def _check(pair: Pair, transform: Transform | Measured | None, renderer: str):
 # How the world is looked at
 
 
-def _view(points: np.ndarray) -> np.ndarray:
+def viewpoint(points: np.ndarray) -> np.ndarray:
     """`[3, rank]`: the directions in the world of right, up and towards the eye."""
     if points.shape[1] == 2:
         return np.eye(3, 2)
@@ -265,13 +273,13 @@ def _frames(fixed: np.ndarray, moving: np.ndarray, moved: np.ndarray | None) -> 
 
 def _mixed(clouds: tuple, frame: _Frame) -> tuple[np.ndarray, np.ndarray]:
     """Points of both clouds inside, `[n, 3]`, in an order that prefers none; their colours."""
-    shown = [_some(points[frame.holds(points)], SHOWN) for points in clouds]
+    shown = [some_rows(points[frame.holds(points)], SHOWN) for points in clouds]
     colours = np.repeat([FIXED, MOVING], [len(points) for points in shown], axis=0)
-    order = _some(np.arange(len(colours)), len(colours))
+    order = some_rows(np.arange(len(colours)), len(colours))
     return np.concatenate(shown)[order], colours[order]
 
 
-def _some(values: np.ndarray, count: int) -> np.ndarray:
+def some_rows(values: np.ndarray, count: int) -> np.ndarray:
     """At most so many rows, drawn at random, the same ones every time."""
     return values[np.random.default_rng(0).permutation(len(values))[:count]]
 
@@ -281,12 +289,12 @@ def _some(values: np.ndarray, count: int) -> np.ndarray:
 
 def _draw(pair: Pair, transform: Transform | Measured | None, renderer: str) -> tuple[Figure, str]:
     """The figure, and who drew the clouds."""
-    view = _view(pair.fixed.points)
+    view = viewpoint(pair.fixed.points)
     fixed, moving = pair.fixed.points @ view.T, pair.moving.points @ view.T
     clouds, moved = {"before": (fixed, moving)}, None
     if transform is not None:
-        measured = _measured(pair, transform)
-        moved = _moved_points(measured) @ view.T
+        measured = as_measured(pair, transform)
+        moved = moved_points(measured) @ view.T
         clouds["after"] = (fixed, moved)
     frames = _frames(fixed, moving, moved)
     pictures = None
@@ -382,7 +390,7 @@ def _draw_legend(figure: Figure, pair: Pair):
 
 
 def _draw_flow(axes: Axes, bar_axes: Axes, moving, moved, frame: _Frame, count: int):
-    chosen = _some(np.flatnonzero(frame.holds(moving) & frame.holds(moved)), count)
+    chosen = some_rows(np.flatnonzero(frame.holds(moving) & frame.holds(moved)), count)
     lengths = np.linalg.norm(moved - moving, axis=1)[chosen]
     # Long lines lie on top of short ones.
     chosen, lengths = chosen[np.argsort(lengths)], np.sort(lengths)

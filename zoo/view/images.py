@@ -8,7 +8,6 @@ space left is on the right, anterior (axial) and superior (coronal, sagittal) on
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +21,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from scipy.ndimage import maximum_filter
 
 from zoo.data.image import Image
-from zoo.geometry import Grid, to_itk
+from zoo.geometry import Grid
 from zoo.io import written_whole
-from zoo.ops.arguments import between
+from zoo.view.planes import Plane, plane_of
 
 PERCENTILES = (0.5, 99.5)
 LINES = 24  # of the deformed grid along the longer side
@@ -101,7 +100,7 @@ def registration_figure(
         moved,
         displacement,
         determinant,
-        _plane(fixed.grid, slice_axis, slice_index),
+        plane_of(fixed.grid, slice_axis, slice_index),
         title,
         {"fixed": fixed_landmarks, "moving": moving_landmarks, "pulled": pulled_landmarks},
     )
@@ -197,98 +196,22 @@ def intensity_window(*arrays: np.ndarray) -> tuple[float, float]:
     return low, high if high > low else low + 1.0
 
 
-# Which slice, and how it stands
+def determinant_limit(determinant: np.ndarray) -> float:
+    """Where the logarithmic scale of a Jacobian determinant ends; it begins at the inverse.
 
-
-@dataclass(frozen=True)
-class _Plane:
-    """A slice of the fixed grid and how it is shown; pictures are slices without a normal.
-
-    Attributes:
-        grid: the whole grid.
-        normal: the array axis across the slice, None in the plane.
-        index: which slice, 0 in the plane.
-        column: the array axis that runs horizontally.
-        row: the array axis that runs vertically.
-        leftward: whether the index of column grows to the left.
-        upward: whether the index of row grows upward.
+    Args:
+        determinant: of any shape.
     """
-
-    grid: Grid
-    normal: int | None
-    index: int
-    column: int
-    row: int
-    leftward: bool
-    upward: bool
-
-    @property
-    def sides(self) -> np.ndarray:
-        """Width and height of the picture in mm."""
-        return self.grid.extent[[self.column, self.row]]
-
-    @property
-    def slab(self) -> Grid:
-        """The grid of the slice, one voxel thick."""
-        if self.normal is None:
-            return self.grid
-        start, shape = np.zeros(self.grid.rank, dtype=int), list(self.grid.shape)
-        start[self.normal], shape[self.normal] = self.index, 1
-        return self.grid.window(start, shape)
-
-    def cut(self, image: Image) -> Image:
-        """The slice of an image on this grid, one voxel thick."""
-        if self.normal is None:
-            return image
-        return Image(image.array.take([self.index], axis=self.normal), self.slab, image.name)
-
-    def picture(self, array: np.ndarray) -> np.ndarray:
-        """`[rows, columns, ...]` of an array `[*spatial, ...]` on this grid or on its slab."""
-        if self.normal is not None:
-            thick = array.shape[self.normal] > 1
-            array = array.take(self.index if thick else 0, axis=self.normal)
-        return to_itk(array, 2) if self.row > self.column else array
-
-    def show(self, axes: Axes, picture: np.ndarray, **options):
-        """Draws `[rows, columns, ...]`; further drawing is in voxels, and moves no border."""
-        spacing = self.grid.spacing
-        shown = axes.imshow(picture, aspect=spacing[self.row] / spacing[self.column], **options)
-        height, width = picture.shape[:2]
-        across, down = (-0.5, width - 0.5), (height - 0.5, -0.5)
-        axes.set(
-            xlim=across[::-1] if self.leftward else across,
-            ylim=down[::-1] if self.upward else down,
-            xticks=[],
-            yticks=[],
-        )
-        axes.autoscale(False)
-        return shown
+    ratio = np.abs(np.log(determinant[determinant > 0]))
+    limit = np.exp(np.percentile(ratio, PERCENTILES[1])) if ratio.size else 1.0
+    # A narrower range would show the rounding errors of a rigid map as structure, a wider one,
+    # from voxels about to fold, would show all others as white.
+    return float(np.clip(limit, *RATIOS))
 
 
-def _plane(grid: Grid, slice_axis: int, slice_index: int | None) -> _Plane:
-    normal, index = None, 0
-    if grid.rank == 2:
-        if slice_index is not None:
-            raise ValueError(f"slice_index must be None for images of rank 2, not {slice_index}.")
-    else:
-        between("slice_axis", slice_axis, -3, 2)
-        normal = slice_axis % 3
-        count = grid.shape[normal]
-        index = count // 2 if slice_index is None else slice_index
-        if not -count <= index < count:
-            raise ValueError(
-                f"slice_index must be within {-count} and {count - 1}, as fixed has {count} "
-                f"slices along axis {normal}, not {slice_index}."
-            )
-        index %= count
-    # Where each axis of the array points to in the world. The later one of the world is vertical.
-    world = np.abs(grid.direction).argmax(axis=0)
-    inside = [axis for axis in range(grid.rank) if axis != normal]
-    column, row = sorted(inside, key=lambda axis: (world[axis], axis))
-    backward = grid.direction[world, range(grid.rank)] < 0
-    # y grows downward in a picture, z, towards superior, upward.
-    upward = backward[row] != (world[row] == 2)
-    return _Plane(grid, normal, index, column, row, bool(backward[column]), bool(upward))
+def percent(value: float) -> str:
+    """A percentage in words."""
+    return "0 %" if value == 0 else "< 0.01 %" if value < 0.01 else f"{value:.2f} %"
 
 
 # Drawing
@@ -312,7 +235,7 @@ def _draw(fixed, moving, moved, displacement, determinant, plane, title, landmar
         titles["grid"] = "deformed grid"
     if determinant is not None:
         folded = 100 * float((np.asarray(determinant) <= 0).mean())
-        titles["determinant"] = f"Jacobian determinant\n{_percent(folded)} not positive"
+        titles["determinant"] = f"Jacobian determinant\n{percent(folded)} not positive"
     links = _links(**landmarks)
     for name, (start, end, words) in links.items():
         if end is not None:
@@ -340,7 +263,7 @@ def _draw(fixed, moving, moved, displacement, determinant, plane, title, landmar
     return figure
 
 
-def _pictures(plane: _Plane, fixed: Image, moving: Image, moved: Image) -> dict[str, np.ndarray]:
+def _pictures(plane: Plane, fixed: Image, moving: Image, moved: Image) -> dict[str, np.ndarray]:
     """`[rows, columns, 3]` within [0, 1] for each panel that shows intensities."""
     arrays = {}
     for name, image in (("fixed", fixed), ("moving", moving), ("moved", moved)):
@@ -423,7 +346,7 @@ def _draw_differences(panels, bars, plane, before, after):
     bar.ax.tick_params(labelsize=8, length=2, pad=1)
 
 
-def _draw_grid(axes: Axes, plane: _Plane, displacement: np.ndarray, behind: np.ndarray):
+def _draw_grid(axes: Axes, plane: Plane, displacement: np.ndarray, behind: np.ndarray):
     # Dark enough for the lines to stand out from white slides as well as from scans.
     plane.show(axes, 0.5 * behind)
     components = [plane.row, plane.column]
@@ -434,13 +357,9 @@ def _draw_grid(axes: Axes, plane: _Plane, displacement: np.ndarray, behind: np.n
     axes.add_collection(LineCollection(lines, colors=LINE, linewidths=0.7))
 
 
-def _draw_determinant(axes: Axes, bar_axes: Axes, plane: _Plane, values: np.ndarray):
+def _draw_determinant(axes: Axes, bar_axes: Axes, plane: Plane, values: np.ndarray):
     folded = values <= 0
-    ratio = np.abs(np.log(values[values > 0]))
-    limit = np.exp(np.percentile(ratio, PERCENTILES[1])) if ratio.size else 1.0
-    # A narrower range would show the rounding errors of a rigid map as structure, a wider one,
-    # from voxels about to fold, would show all others as white.
-    limit = np.clip(limit, *RATIOS)
+    limit = determinant_limit(values)
     colours = colormaps["RdBu_r"].with_extremes(bad=NO_DATA)
     # Without zeros, which have no logarithm; folds are drawn over it.
     logarithmic = np.maximum(values, 1 / limit)
@@ -459,7 +378,7 @@ def _draw_determinant(axes: Axes, bar_axes: Axes, plane: _Plane, values: np.ndar
     bar.ax.tick_params(labelsize=8, length=2, pad=1)
 
 
-def _draw_landmarks(axes: Axes, plane: _Plane, start: np.ndarray, end: np.ndarray | None):
+def _draw_landmarks(axes: Axes, plane: Plane, start: np.ndarray, end: np.ndarray | None):
     """Circles at world points `[n, rank]`, with lines to crosses at others."""
     start = plane.grid.to_index(start)
     near = np.ones(len(start), dtype=bool)
@@ -484,10 +403,6 @@ def _links(fixed, moving, pulled) -> dict:
         links["fixed"] = (fixed, pulled, "mean displacement")
     left = None if moving is None or pulled is None else fixed + moving - pulled
     return links | {"checkerboard": (fixed, left, "mean TRE after")}
-
-
-def _percent(value: float) -> str:
-    return "0 %" if value == 0 else "< 0.01 %" if value < 0.01 else f"{value:.2f} %"
 
 
 def _resampled(image: Image, grid: Grid) -> tuple[Image, np.ndarray]:
