@@ -8,7 +8,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 ON_JAX := $(addprefix tests/,test_contract.py pretrained/test_presets.py ops/test_ops.py \
 	ops/test_sampling.py layers/test_spatial_layers.py)
 
-.PHONY: demo test lint bench readme clean
+.PHONY: demo test lint bench readme docs clean
 
 demo: $(VENV)/.base
 	$(BIN)/zoo demo --out demo
@@ -37,6 +37,11 @@ bench: $(VENV)/.bench
 readme: $(VENV)/.base
 	$(BIN)/python tests/test_readme.py
 
+# Warnings are errors: a link that leads nowhere, a name that is not documented.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo "Open build/docs/index.html"
+
 $(VENV)/.base: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
@@ -45,6 +50,10 @@ $(VENV)/.base: setup.cfg pyproject.toml
 
 $(VENV)/.test: $(VENV)/.base
 	$(BIN)/python -m pip install --quiet --editable ".[test,jax]"
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.base
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.base

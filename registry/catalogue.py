@@ -44,6 +44,13 @@ def add_method(entry: Entry | str | None = None, /, *, replace: bool = False, **
     Raises:
         ValueError: The name is taken, and `replace` is false.
         TypeError: A fact is missing or unknown.
+
+    Example:
+        >>> @zoo.add_method("mine", task="surface", data="points", summary="One line.")
+        ... class Mine(zoo.Surface):
+        ...     pass
+        >>> zoo.find("mine")
+        ['mine']
     """
     if isinstance(entry, Entry) and not facts:
         return _add(entry, replace)

@@ -26,6 +26,14 @@ def find(pattern: str = "*", pretrained: bool = False, **facts) -> list[str]:
 
     Returns:
         Sorted names. Broken plugins are listed by `registry.find`, not here.
+
+    Example:
+        >>> zoo.find("*lddmm*")
+        ['resnet_lddmm']
+        >>> "igr" in zoo.find(task="surface", data="points")
+        True
+        >>> "igr.bunny" in zoo.find("igr.*")
+        True
     """
     if pretrained or "." in pattern:
         models = {entry.name for entry in registry.find(**facts)}
@@ -50,7 +58,15 @@ def is_preset(name: str | Path) -> bool:
 
 
 def describe(name: str | Path) -> str:
-    """The card of a preset ("igr.bunny", a folder, "hf://..."), or a method with its arguments."""
+    """The card of a preset ("igr.bunny", a folder, "hf://..."), or a method with its arguments.
+
+    Example:
+        >>> print(zoo.describe("affine"))
+        # affine
+        <BLANKLINE>
+        Rigid, similarity or affine alignment of images and clouds.
+        ...
+    """
     if is_preset(name):
         return pretrained.card(info(str(name)).manifest, handle=str(name))
     entry = registry.get(name)
@@ -90,6 +106,14 @@ def create(name: str, **config):
 
     Raises:
         registry.UnknownName: if there is no such method; the message lists close ones.
+
+    Example:
+        >>> points = np.random.default_rng(0).uniform(size=(200, 2))
+        >>> pair = zoo.Pair(points + [0.02, 0.0], points)
+        >>> model = zoo.create("affine", dims=2, kind="rigid")
+        >>> history = model.fit(pair, verbose=0)
+        >>> model.transform(pair).move([[1.0, 1.0]]).round(4)
+        array([[1.02, 1.  ]])
     """
     if "+" in name:
         return _chained(name, config)
@@ -118,6 +142,12 @@ def load(source: str | Path, *, golden: bool = False, **config):
         pretrained.ManifestError: if the manifest was altered, or its configuration is none of the
             method's.
         ValueError: if the weights do not fit the configuration, or are no finite numbers.
+
+    Example:
+        >>> surface = zoo.load("igr.bunny")
+        >>> within, without = [-0.02, 0.1, 0.0], [0.2, 0.1, 0.0]  # metres, as the scan
+        >>> surface.predict(np.array([within, without]), verbose=0)[:, 0] < 0
+        array([ True, False])
     """
     text = str(source)
     if "+" in text and not text.startswith("hf://") and not Path(text).expanduser().exists():

@@ -37,6 +37,13 @@ class Grid:
         ValueError: for a rank other than 2 or 3, an axis without voxels, a spacing that is not
             positive, a direction that is singular or has columns of other than unit length, sizes
             that do not match, or values that are not finite.
+
+    Example:
+        >>> grid = zoo.Grid((4, 4), spacing=2.0, origin=(10.0, 20.0))
+        >>> grid.to_world([1, 0])
+        array([12., 20.])
+        >>> grid.to_index([12.0, 20.0])
+        array([1., 0.])
     """
 
     shape: tuple[int, ...]

@@ -6,6 +6,7 @@ import math
 import shutil
 import types
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ from keras import ops
 
 from zoo.ops.arguments import checked
 from zoo.ops.compiling import replicas, require_float32, tensorflow_on_cpu
+from zoo.ops.exporting import write_onnx
 from zoo.ops.stored import check_archive, check_weights
 from zoo.ops.training import Released
 from zoo.ops.training_arguments import check_compile, check_fit, check_inputs
@@ -231,7 +233,16 @@ class Model(Released):
         return super().fit(dataset, y, callbacks=callbacks, **kwargs)
 
     def export(self, filepath, format="tf_saved_model", input_signature=None, **kwargs):
-        """Exports `call` as `keras.Model.export` does; the input signature is known here."""
+        """Exports `call` as `keras.Model.export` does; the input signature is known here.
+
+        With format "onnx" the file is written only if ONNX Runtime computes with it what the model
+        does, for `golden_inputs()`; not every method can be expressed so. Inputs that are a dict
+        are named `args_0_` and their key.
+
+        Raises:
+            ImportError: if a package that the format needs is missing.
+            ValueError: for a model that ONNX cannot express.
+        """
         if input_signature is None:
             inputs, _ = self.signature()
             specs = {
@@ -239,7 +250,12 @@ class Model(Released):
                 for name, facts in inputs.items()
             }
             input_signature = [specs if len(specs) > 1 else next(iter(specs.values()))]
-        super().export(filepath, format=format, input_signature=input_signature, **kwargs)
+        options = {"format": format, "input_signature": input_signature, **kwargs}
+        if format != "onnx":
+            super().export(filepath, **options)
+            return
+        given = self.golden_inputs()
+        write_onnx(partial(super().export, **options), filepath, given, self(given))
 
     # Presets
 

@@ -34,7 +34,14 @@ class Transform:
     fixed_grid: Grid | None = None
 
     def pull(self, points) -> np.ndarray:
-        """Carries points `[n, rank]` of the fixed space to the moving space."""
+        """Carries points `[n, rank]` of the fixed space to the moving space.
+
+        Example:
+            >>> from zoo.transform import Affine
+            >>> shift = Affine(np.eye(2), [3.0, 0.0])
+            >>> shift.pull([[1.0, 1.0]])
+            array([[4., 1.]])
+        """
         raise NotImplementedError
 
     @checked(iterations=(0, MOST), tolerance=not_negative)
@@ -54,6 +61,13 @@ class Transform:
             tolerance: how far from its point the pull of a result may end, in world units; default
                 1e-5 of the spacing of `fixed_grid`, and without one 1e-6 of the extent of the
                 points and where they are pulled to.
+
+        Example:
+            >>> from zoo.transform import Mapped
+            >>> bend = Mapped(lambda x: x + 0.5 * np.sin(x), rank=2)
+            >>> point = bend.move([[1.0, 2.0]])
+            >>> bend.pull(point).round(6)
+            array([[1., 2.]])
         """
         points = _points(points, None if self.fixed_grid is None else self.fixed_grid.rank)
         pulled = self.pull(points)
@@ -110,10 +124,25 @@ class Transform:
         return np.linalg.solve(jacobian, error[..., None])[..., 0]
 
     def inverse(self) -> Transform:
-        """The transform that pulls where this one moves."""
+        """The transform that pulls where this one moves.
+
+        Example:
+            >>> from zoo.transform import Affine
+            >>> shift = Affine(np.eye(2), [3.0, 0.0])
+            >>> shift.inverse().pull([[4.0, 1.0]])
+            array([[1., 1.]])
+        """
         return Inverse(self)
 
     def __matmul__(self, other: Transform) -> Transform:
+        """The map `x -> self(other(x))`: `other` pulls first, then this transform.
+
+        Example:
+            >>> from zoo.transform import Affine
+            >>> twice, shift = Affine(2 * np.eye(2), [0.0, 0.0]), Affine(np.eye(2), [3.0, 0.0])
+            >>> (twice @ shift).pull([[1.0, 0.0]])
+            array([[8., 0.]])
+        """
         if not isinstance(other, Transform):
             raise TypeError(f"other must be a zoo.Transform, not {shown(other)}.")
         return Composed((self, other))
@@ -173,6 +202,13 @@ class Transform:
         Raises:
             TypeError: for anything but an image.
             ValueError: without a grid, for an image of another rank, or an unknown order.
+
+        Example:
+            >>> from zoo.transform import Affine
+            >>> image = zoo.Image.from_array(np.eye(4))
+            >>> shift = Affine(np.eye(2), [1.0, 0.0], image.grid)
+            >>> bool((shift.warp(image).array[:-1] == image.array[1:]).all())
+            True
         """
         if not isinstance(image, Image):
             raise TypeError(
@@ -211,6 +247,12 @@ class Transform:
 
         Raises:
             ValueError: for another suffix, or without a grid where one is needed.
+
+        Example:
+            >>> from zoo.transform import Affine
+            >>> Affine(np.eye(3), [3.0, 0.0, 0.0]).save("shift.tfm")
+            >>> zoo.Transform.load("shift.tfm").pull([[1.0, 1.0, 1.0]])
+            array([[4., 1., 1.]])
         """
         from zoo.io.images import VOLUME_SUFFIXES, image_suffix, write_field
 

@@ -18,7 +18,7 @@ from zoo.data.surface_batches import SurfaceSampler
 from zoo.layers.intensities import locally_normalised
 from zoo.layers.pyramid import downsample, image_pyramid
 from zoo.losses.levels import Temperature
-from zoo.metrics import keras_metrics, units
+from zoo.metrics import diffeomorphism, keras_metrics, learn2reg, units
 from zoo.metrics import registration as measures
 from zoo.metrics import surface as surfaces
 from zoo.models.affine import AffineRegistration
@@ -413,6 +413,32 @@ def functions() -> list[Target]:
         ),
         Target(
             "calls.cloud_distances", surfaces.cloud_distances, {"first": POINTS, "second": POINTS}
+        ),
+        Target(
+            "calls.non_diffeomorphic_volume",
+            diffeomorphism.non_diffeomorphic_volume,
+            {"displacement": FIELD[0]},
+            {"displacement": "array", "mask": "array"},
+        ),
+        Target(
+            "calls.learn2reg_scores",
+            learn2reg.learn2reg_scores,
+            {
+                "displacement": np.zeros((6, 6, 6, 3)),
+                "fixed_landmarks": POINTS,
+                "moving_landmarks": POINTS,
+                "fixed_labels": np.ones((6, 6, 6), int),
+                "moving_labels": np.ones((6, 6, 6), int),
+            },
+            {
+                "displacement": "array",
+                "fixed_landmarks": "points",
+                "moving_landmarks": "points",
+                "fixed_labels": "points",
+                "moving_labels": "points",
+                "labels": "sizes?",
+                "mask": "array",
+            },
         ),
         Target("calls.unit_of", units.unit_of, {"metric": "dice", "task": "registration"}),
         Target(

@@ -1,14 +1,12 @@
 """Filters, activation functions and fields of experts against closed forms and differences."""
 
-import doctest
-
 import keras
 import numpy as np
 import pytest
 from keras import ops
 from scipy import ndimage
 
-from zoo.layers import activations, fields_of_experts
+from zoo.layers import activations
 from zoo.layers.activations import PiecewiseLinear, RadialBasis
 from zoo.layers.fields_of_experts import FieldsOfExperts, FilterConstraint
 from zoo.ops.correlation import PADDINGS, correlate, correlate_adjoint
@@ -395,15 +393,6 @@ def test_float32_under_mixed_precision():
         assert 0 < np.abs(numpy(output)).max() < 1e-5
     finally:
         keras.config.set_dtype_policy(policy)
-
-
-def test_docstring_denoises():
-    keras.utils.set_random_seed(0)
-    (example,) = doctest.DocTestFinder(recurse=False).find(
-        FieldsOfExperts, "FieldsOfExperts", fields_of_experts
-    )
-    assert len(example.examples) > 5
-    assert doctest.DocTestRunner().run(example).failed == 0
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,13 @@ class ChessboardPairs(keras.utils.PyDataset):
 
     Raises:
         ValueError: for numbers out of range, an unknown kind or base.
+
+    Example:
+        >>> from zoo.data.chessboard import ChessboardPairs
+        >>> from zoo.ops.sampling import warp
+        >>> images, displacement = ChessboardPairs((32, 32), batch_size=4)[0]
+        >>> bool(np.allclose(warp(images["moving"], displacement), images["fixed"], atol=1e-4))
+        True
     """
 
     @checked(

@@ -103,6 +103,13 @@ class DeformedClouds(keras.utils.PyDataset):
 
     Raises:
         ValueError: without clouds, or for numbers out of range.
+
+    Example:
+        >>> from zoo.data.cloud_draws import DeformedClouds
+        >>> cloud = np.random.default_rng(0).normal(size=(500, 3))
+        >>> clouds, flow = DeformedClouds([cloud], points=100)[0]
+        >>> clouds["fixed"].shape, flow.shape == clouds["moving"].shape
+        ((1, 100, 3), True)
     """
 
     @checked(points=(FEWEST, MOST), batch_size=(1, 2**20), steps=(1, MOST))

@@ -115,6 +115,13 @@ def figure_pair(
         fixed, moving: poses, see `articulated_figure`.
         fixed_subject, moving_subject: whose.
         cells: see `articulated_figure`.
+
+    Example:
+        >>> from zoo.data.figures import figure_pair
+        >>> pair = figure_pair("rest", "rest", cells=24)
+        >>> one, other = np.argsort(pair.fixed_labels), np.argsort(pair.moving_labels)
+        >>> bool(np.allclose(pair.fixed.points[one], pair.moving.points[other]))
+        True
     """
     target = articulated_figure(fixed, fixed_subject, cells)
     source = articulated_figure(moving, moving_subject, cells)

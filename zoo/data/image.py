@@ -30,6 +30,11 @@ class Image:
     Raises:
         ValueError: for an array that is empty, does not fit the grid, is not numeric, or holds NaN
             or infinite values.
+
+    Example:
+        >>> image = zoo.Image.from_array(np.arange(12.0).reshape(3, 4), spacing=2.0)
+        >>> image.shape, image.channels, image.grid.extent
+        ((3, 4), 1, array([6., 8.]))
     """
 
     array: np.ndarray

@@ -138,7 +138,14 @@ def lung_case(seed: int = 0, size: int = 48, amplitude: float = 0.75) -> LungCas
 
 
 def lung_pair(seed: int = 0, size: int = 48, amplitude: float = 0.75) -> Pair:
-    """A generated pair of volumes with masks, lobes and landmarks; see `lung_case`."""
+    """A generated pair of volumes with masks, lobes and landmarks; see `lung_case`.
+
+    Example:
+        >>> from zoo.data.lungs import lung_pair
+        >>> pair = lung_pair(0, size=16)
+        >>> pair.fixed.shape, len(pair.fixed_landmarks), np.unique(pair.fixed_labels)
+        ((16, 16, 16), 100, array([0, 1, 2, 3, 4, 5], dtype=int32))
+    """
     return lung_case(seed, size, amplitude).pair()
 
 

@@ -102,6 +102,13 @@ class ShapePairs(keras.utils.PyDataset):
 
     Raises:
         ValueError: for numbers out of range or an unknown kind.
+
+    Example:
+        >>> from zoo.data.outlines import ShapePairs
+        >>> pairs = ShapePairs(size=32, batch_size=4, shapes=10)
+        >>> (images,) = pairs[0]
+        >>> images["fixed"].shape, float(images["fixed"].max())
+        ((4, 32, 32, 1), 1.0)
     """
 
     @checked(size=(2, 8192), batch_size=(1, 2**20), steps=(1, MOST), shapes=(2, MOST))

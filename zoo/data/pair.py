@@ -43,6 +43,12 @@ class Pair:
         ValueError: for an image with a cloud, ranks or channels that differ, images that are
             constant, of a single voxel, or apart in the world, masks or labels of another shape,
             landmarks that are not as many or not of the rank, negative weights.
+
+    Example:
+        >>> points = np.eye(3)
+        >>> pair = zoo.Pair(points + 1, points)
+        >>> pair.rank, pair.is_images
+        (3, False)
     """
 
     fixed: Image | Scan
@@ -116,6 +122,14 @@ class Pair:
             TypeError: for a companion that there is not.
             ValueError: for files that cannot be read, masks or labels on another grid than their
                 image, or parts that are no pair.
+
+        Example:
+            >>> image = zoo.Image.from_array(np.eye(8), spacing=2.0)
+            >>> image.write("fixed.mha")
+            >>> image.centred().write("moving.mha")
+            >>> pair = zoo.Pair.read("fixed.mha", "moving.mha")
+            >>> pair.name, pair.fixed.grid.centre, pair.moving.grid.centre
+            ('fixed <- moving', array([7., 7.]), array([0., 0.]))
         """
         unknown = sorted(set(companions) - set(COMPANIONS))
         if unknown:

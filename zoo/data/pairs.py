@@ -179,6 +179,13 @@ def all_pairs(images: Sequence[Image], labels: Sequence | None = None, **options
 
     Raises:
         ValueError: for fewer than two images, or labels that are not as many.
+
+    Example:
+        >>> from zoo.data.pairs import all_pairs
+        >>> images = [zoo.Image.from_array(np.eye(8) * k) for k in (1, 2, 3)]
+        >>> batches = all_pairs(images, batch_size=2)
+        >>> len(batches), batches[0][0]["fixed"].shape
+        (3, (2, 8, 8, 1))
     """
     _check_images("images", images)
     if len(images) < 2:

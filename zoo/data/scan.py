@@ -38,6 +38,11 @@ class Scan:
             are no real numbers, not finite or too large for single precision, all points equal,
             normals that do not match the points or have no direction, faces that are no indices of
             the points.
+
+    Example:
+        >>> scan = zoo.Scan([[0.0, 0.0], [4.0, 0.0], [4.0, 2.0]])
+        >>> scan.dims, scan.frame
+        (2, (array([2., 1.]), 2.0))
     """
 
     points: np.ndarray

@@ -172,7 +172,14 @@ class VesselCase:
 
 @checked(points=(2, MOST))
 def vessel_pair(seed: int, level: str = "H", points: int | None = 65_536) -> Pair:
-    """A generated pair of clouds; see `VesselCase.pair` and `vessel_case`."""
+    """A generated pair of clouds; see `VesselCase.pair` and `vessel_case`.
+
+    Example:
+        >>> from zoo.data.vessels import vessel_pair
+        >>> pair = vessel_pair(900, points=2000)
+        >>> pair.moving.points.shape, pair.moving_landmarks.shape
+        ((2000, 3), (300, 3))
+    """
     return vessel_case(seed, level).pair(points)
 
 

@@ -310,7 +310,7 @@ def _write_volume(path: str | Path, array: np.ndarray, grid: Grid, compress: boo
             plain = temporary if suffix == ".nii" else temporary.with_name("plain.nii")
             write_nifti(plain, array, grid)
             if plain != temporary:
-                _compress(plain, temporary)
+                pack(plain, temporary)
                 plain.unlink()
         return
     sitk = require("SimpleITK", "SimpleITK", "writing images")
@@ -322,7 +322,7 @@ def _write_volume(path: str | Path, array: np.ndarray, grid: Grid, compress: boo
         sitk.WriteImage(image, str(temporary), useCompression=compress)
 
 
-def _compress(source: Path, target: Path):
+def pack(source: Path, target: Path):
     """Writes a gzip file of one member, whose blocks are compressed on all cores."""
 
     def deflated(block: bytes) -> bytes:

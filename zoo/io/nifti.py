@@ -102,22 +102,26 @@ def read_nifti(path: Path) -> tuple[np.ndarray, Grid, int]:
     return array, grid, channels
 
 
-def write_nifti(path: Path, array: np.ndarray, grid: Grid) -> None:
+def write_nifti(path: Path, array: np.ndarray, grid: Grid, vectors: bool = True) -> None:
     """Writes an uncompressed .nii, whose sform is exact for sheared grids too.
 
     The qform says the same wherever it can: not for sheared grids, which ITK refuses to read. Axes
-    of more than 32,767 voxels make it a NIfTI-2 file. Vectors get the intent "vector".
+    of more than 32,767 voxels make it a NIfTI-2 file. Channels are the fifth axis of the file and
+    get the intent "vector"; or they are its fourth one, like times.
 
     Args:
         path: where.
         array: `[*spatial]` or `[*spatial, channels]`, of a type of `TYPES`.
         grid: of the image.
+        vectors: False for channels on the fourth axis.
     """
     kind = next((code for code, name in TYPES.items() if np.dtype(name) == array.dtype), None)
     if kind is None:
         raise ValueError(f"array of {array.dtype} cannot be written as NIfTI.")
-    vectors = array.ndim > grid.rank
-    sizes = [*[*grid.shape, 1, 1][:4], array.shape[-1]] if vectors else list(grid.shape)
+    several = array.ndim > grid.rank
+    sizes = [*grid.shape, *array.shape[grid.rank :]]
+    if several and vectors:
+        sizes = [*[*grid.shape, 1, 1][:4], array.shape[-1]]
     matrix = np.eye(4)
     matrix[: grid.rank, : grid.rank] = grid.direction * grid.spacing
     matrix[: grid.rank, 3] = grid.origin
@@ -128,7 +132,7 @@ def write_nifti(path: Path, array: np.ndarray, grid: Grid) -> None:
     factor, quaternion = _quaternion(rotation) if turned else (1.0, np.zeros(3))
     pixdim = [factor, *spacing, 1.0, 1.0, 0.0, 0.0]
     dim = [len(sizes), *sizes, *[1] * (7 - len(sizes))]
-    intent = VECTORS if vectors else 0
+    intent = VECTORS if several and vectors else 0
     bits = 8 * array.dtype.itemsize
     place = (*quaternion, *matrix[:3, 3], *matrix[:3].ravel())
     if max(sizes) < 2**15:
@@ -147,7 +151,7 @@ def write_nifti(path: Path, array: np.ndarray, grid: Grid) -> None:
         file.write(header)
         flat = array.astype(array.dtype.newbyteorder("<"), copy=False)
         # One slab of the last axis of the file at a time, so that no second copy is made.
-        parts = [flat[..., k] for k in range(array.shape[-1])] if vectors else [flat]
+        parts = [flat[..., k] for k in range(array.shape[-1])] if several else [flat]
         for part in parts:
             for k in range(part.shape[-1]):
                 file.write(part[..., k].tobytes(order="F"))

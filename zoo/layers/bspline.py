@@ -120,6 +120,12 @@ class BSplineExpand(_BSpline):
 
     Raises:
         ValueError: for another order or a spacing that is not positive integers.
+
+    Example:
+        >>> image, control = np.zeros((1, 9, 9, 1)), np.ones((1, 5, 5, 2))
+        >>> field = zoo.layers.BSplineExpand(4)((control, image))
+        >>> tuple(field.shape), bool(np.allclose(field, 1))  # splines sum to one
+        ((1, 9, 9, 2), True)
     """
 
     def call(self, inputs):
@@ -142,6 +148,14 @@ class BSplineAdjoint(_BSpline):
 
     Raises:
         ValueError: for another order or a spacing that is not positive integers.
+
+    Example:
+        >>> random = np.random.default_rng(0)
+        >>> control, field = random.normal(size=(1, 5, 5, 2)), random.normal(size=(1, 9, 9, 2))
+        >>> expanded = zoo.layers.BSplineExpand(4)((control, field))
+        >>> adjoint = zoo.layers.BSplineAdjoint(4)(field)
+        >>> bool(np.isclose(np.sum(expanded * field), np.sum(control * adjoint)))
+        True
     """
 
     def call(self, field):

@@ -208,7 +208,8 @@ class TwoWayMaps(keras.layers.Layer):
             ends = self(points, codes)
             return ends, (ends - points) * half
 
-        batch, chunks = ops.shape(codes[0][0])[0], -(-count // chunk)
+        # Of no negative number: ONNX rounds quotients towards zero.
+        batch, chunks = ops.shape(codes[0][0])[0], (count + chunk - 1) // chunk
         found = ops.map(carried, ops.arange(chunks, dtype="int32"))
         return tuple(
             ops.stop_gradient(

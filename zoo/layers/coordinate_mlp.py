@@ -71,6 +71,14 @@ class CoordinateMLP(keras.layers.Layer):
         ValueError: for an unknown activation, initialisation or conditioning, a size out of range,
             a skip outside `1 .. depth` or together with a modulation, or a width that leaves no
             room before a skip.
+
+    Example:
+        >>> import keras
+        >>> keras.utils.set_random_seed(0)
+        >>> untrained = zoo.layers.CoordinateMLP(radius=1.0)
+        >>> distance = untrained(np.array([[0.0, 0.0, 0.0], [2.0, 0.0, 0.0]]))
+        >>> np.asarray(distance)[:, 0].round()
+        array([-1.,  1.], dtype=float32)
     """
 
     @checked(

@@ -32,6 +32,13 @@ class EdgeConv(keras.layers.Layer):
         neighbours: of a point, itself included.
         normalisation: "batch" as in the paper, "layer", or "none".
         method: search of the neighbours, see `zoo.ops.neighbours.nearest_neighbours`.
+
+    Example:
+        >>> features = np.random.default_rng(0).uniform(size=(1, 50, 3))
+        >>> convolution = zoo.layers.EdgeConv(filters=(8,), neighbours=5)
+        >>> result, turned = convolution(features), convolution(features[:, ::-1])
+        >>> tuple(result.shape), bool(np.allclose(result, turned[:, ::-1], atol=1e-6))  # no order
+        ((1, 50, 8), True)
     """
 
     @checked(filters=(1, 2**20), neighbours=(1, 10**5))

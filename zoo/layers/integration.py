@@ -41,6 +41,12 @@ class ScalingAndSquaring(keras.layers.Layer):
 
     Raises:
         ValueError: for a negative number of steps or a velocity of another shape.
+
+    Example:
+        >>> velocity = np.zeros((1, 8, 8, 2)) + [0.5, -0.25]
+        >>> exponential = zoo.layers.ScalingAndSquaring()
+        >>> bool(np.allclose(exponential(velocity), velocity))  # the same everywhere: a translation
+        True
     """
 
     @checked(steps=(0, 32))
@@ -77,6 +83,11 @@ class Compose(keras.layers.Layer):
 
     Raises:
         ValueError: when called with shapes that do not fit.
+
+    Example:
+        >>> one, other = np.zeros((1, 8, 8, 2)) + [1.0, 0.0], np.zeros((1, 8, 8, 2)) + [0.0, 2.0]
+        >>> bool(np.allclose(zoo.layers.Compose()((one, other)), one + other))
+        True
     """
 
     @checked()

@@ -140,6 +140,14 @@ class PointConv(keras.layers.Layer):
         filters: of the dense layer.
         neighbours: points that are summed, with the point itself where it is one of them.
         method: search of the neighbours, see `zoo.ops.neighbours.nearest_neighbours`.
+
+    Example:
+        >>> random = np.random.default_rng(0)
+        >>> points, features = random.uniform(size=(1, 50, 3)), random.uniform(size=(1, 50, 4))
+        >>> convolution = zoo.layers.PointConv(filters=8)
+        >>> here, there = (convolution(points + shift, features) for shift in (0.0, 10.0))
+        >>> tuple(here.shape), bool(np.allclose(here, there, atol=1e-4))  # only offsets count
+        ((1, 50, 8), True)
     """
 
     @checked(filters=(1, 2**20), neighbours=(1, 10**5))

@@ -30,6 +30,12 @@ class Rasteriser(keras.layers.Layer):
 
     Raises:
         ValueError: for a bad argument, and when called with tensors that do not fit.
+
+    Example:
+        >>> points = np.random.default_rng(0).uniform(-0.6, 0.6, (1, 100, 2))
+        >>> image = zoo.layers.Rasteriser((16, 16), squash=None)(points)
+        >>> round(float(np.sum(image)), 3)  # every point counts once
+        100.0
     """
 
     @checked(sigma=(0, 1000))

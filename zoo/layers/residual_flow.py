@@ -61,6 +61,12 @@ class ResidualFlow(keras.layers.Layer):
 
     Raises:
         ValueError: for an argument out of range.
+
+    Example:
+        >>> points = np.random.default_rng(0).uniform(-1, 1, (1, 100, 3)).astype("float32")
+        >>> flow = zoo.layers.ResidualFlow()
+        >>> bool(np.all(flow(points) == points))  # a new one is the identity
+        True
     """
 
     @checked(blocks=(1, 1024), width=(1, 2**14), substeps=(1, 1024), codes=(0, 2**14))

@@ -33,6 +33,13 @@ class SpatialTransformer(keras.layers.Layer):
     Raises:
         ValueError: for an unknown order or mode, and when called with ranks, components or batches
             that do not fit.
+
+    Example:
+        >>> ramp = np.arange(4.0).reshape(1, 4, 1, 1)
+        >>> along = np.zeros((1, 4, 1, 2)) + [1.0, 0.0]
+        >>> moved = zoo.layers.SpatialTransformer()((ramp, along))
+        >>> np.ravel(moved)
+        array([1., 2., 3., 3.], dtype=float32)
     """
 
     @checked()

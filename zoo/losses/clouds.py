@@ -95,6 +95,12 @@ class DensityDistance(CloudLoss):
 
     Raises:
         ValueError: for a bad argument, and when called with clouds or weights that do not fit.
+
+    Example:
+        >>> cloud = np.random.default_rng(0).uniform(-0.8, 0.8, (1, 100, 3))
+        >>> loss = zoo.losses.DensityDistance((16, 16, 16))
+        >>> float(loss(cloud, cloud[:, ::-1])) < 1e-6 < float(loss(cloud, cloud + 0.1))  # no order
+        True
     """
 
     @checked()
@@ -214,6 +220,11 @@ class Chamfer(CloudLoss):
 
     Raises:
         ValueError: for a bad argument, and when called with clouds or weights that do not fit.
+
+    Example:
+        >>> one, other = np.array([[[0.0, 0.0, 0.0]]]), np.array([[[3.0, 4.0, 0.0]]])
+        >>> float(zoo.losses.Chamfer("linear")(one, other)), float(zoo.losses.Chamfer()(one, other))
+        (10.0, 50.0)
     """
 
     @checked()

@@ -70,6 +70,12 @@ class Dice(MaskedLoss):
     Raises:
         ValueError: when called with shapes that differ, are neither 2D nor 3D, or leave no channel
             besides the background.
+
+    Example:
+        >>> fixed, moved = np.array([[0, 1, 1, 1]]), np.array([[0, 0, 1, 1]])
+        >>> maps = [zoo.losses.one_hot(labels[None], 2) for labels in (fixed, moved)]
+        >>> round(float(zoo.losses.Dice()(*maps)), 4)  # 1 - 2 * 2 / (3 + 2)
+        0.2
     """
 
     @checked()

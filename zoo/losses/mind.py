@@ -45,6 +45,12 @@ class MIND(MaskedLoss):
     Raises:
         ValueError: for a radius or a dilation out of range, and when called with shapes that
             differ, are neither 2D nor 3D, or have an axis no longer than `dilation`.
+
+    Example:
+        >>> image = np.random.default_rng(0).uniform(size=(1, 16, 16, 1))
+        >>> loss = zoo.losses.MIND()
+        >>> round(float(loss(image, 1 - 3 * image)), 6), float(loss(image, image[:, ::-1])) > 0.01
+        (0.0, True)
     """
 
     @checked(radius=(0, 1000), dilation=(1, 10_000))

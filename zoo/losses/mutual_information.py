@@ -48,6 +48,12 @@ class MutualInformation(MaskedLoss):
     Raises:
         ValueError: for an unknown window, too few bins or samples, too small a sigma, an empty
             range, and when called with shapes that differ or are neither 2D nor 3D.
+
+    Example:
+        >>> image = np.random.default_rng(0).uniform(size=(1, 32, 32, 1))
+        >>> loss = zoo.losses.MutualInformation()
+        >>> float(loss(image, 1 - image)) < -1, float(loss(image, image[:, ::-1])) > -0.5
+        (True, True)
     """
 
     @checked(bins=(2 * MARGIN + 2, 4096), samples=(1, MOST))

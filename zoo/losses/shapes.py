@@ -206,6 +206,11 @@ class Sinkhorn(CloudLoss):
 
     Raises:
         ValueError: for a bad argument, and when called with clouds that do not fit.
+
+    Example:
+        >>> cloud = np.random.default_rng(0).uniform(-0.5, 0.5, (1, 100, 3))
+        >>> round(float(zoo.losses.Sinkhorn()(cloud, cloud + [0.2, 0.0, 0.0])), 4)  # |d|^2 / 2
+        0.02
     """
 
     @checked()
@@ -300,6 +305,14 @@ class Varifold(_ShapeLoss):
 
     Raises:
         ValueError: for a bad argument, and when called with tables that do not fit.
+
+    Example:
+        >>> one = np.array([[[0.0, 0.0, 0.0, 0.0, 0.0, 1.0]]])  # a face of area 1 at the origin
+        >>> turned = one * [1, 1, 1, -1, -1, -1]
+        >>> float(zoo.losses.Varifold(kernel="squared")(one, turned))  # signs do not count
+        0.0
+        >>> float(zoo.losses.Varifold(kernel="linear")(one, turned))
+        4.0
     """
 
     @checked()

@@ -80,6 +80,12 @@ class NCC(MaskedLoss):
 
     Raises:
         ValueError: when called with shapes that differ or are neither 2D nor 3D.
+
+    Example:
+        >>> image = np.random.default_rng(0).uniform(size=(1, 16, 16, 1))
+        >>> loss = zoo.losses.NCC()
+        >>> round(float(loss(image, 3 * image + 1)), 4), round(float(loss(image, -image)), 4)
+        (0.0, 2.0)
     """
 
     @checked()
@@ -143,6 +149,12 @@ class LNCC(MaskedLoss):
     Raises:
         ValueError: for a window that is even or too small, for epsilon <= 0, and when called with
             shapes that differ or are neither 2D nor 3D.
+
+    Example:
+        >>> image = np.random.default_rng(0).uniform(size=(1, 16, 16, 1))
+        >>> loss = zoo.losses.LNCC(window=5)
+        >>> round(float(loss(image, 1 - 3 * image)), 3)  # neither gain, its sign, nor offset
+        0.0
     """
 
     @checked(window=(3, 9999))

@@ -109,6 +109,12 @@ class Diffusion(FieldPenalty):
     Raises:
         ValueError: for a spacing that is not positive, and when called with a field that is not
             `[b, *spatial, rank]`, rank 2 or 3, or does not fit the spacing.
+
+    Example:
+        >>> x = np.arange(8.0)[:, None, None] * np.ones((1, 8, 1))
+        >>> stretch = np.concatenate([0.5 * x, 0 * x], axis=-1)[None]
+        >>> float(zoo.losses.Diffusion()(None, stretch))
+        0.25
     """
 
     @checked()
@@ -146,6 +152,12 @@ class Bending(FieldPenalty):
 
     Raises:
         ValueError: as `Diffusion`.
+
+    Example:
+        >>> x = np.arange(8.0)[:, None, None] * np.ones((1, 8, 1))
+        >>> fields = [np.concatenate([along, 0 * x], axis=-1)[None] for along in (x, x**2)]
+        >>> [float(zoo.losses.Bending()(None, field)) for field in fields]
+        [0.0, 4.0]
     """
 
     @checked()

@@ -52,6 +52,12 @@ def target_registration_error(fixed, moved) -> dict[str, float]:
 
     Raises:
         ValueError: for no points or shapes that differ.
+
+    Example:
+        >>> from zoo.metrics.registration import target_registration_error
+        >>> errors = target_registration_error([[0, 0, 0], [1, 1, 1]], [[3, 4, 0], [1, 1, 1]])
+        >>> errors["mean_mm"], errors["max_mm"]
+        (2.5, 5.0)
     """
     return _summary(_distances(fixed, moved, ("fixed", "moved")), "_mm")
 
@@ -161,13 +167,19 @@ def dice_scores(fixed_labels, moved_labels, labels: Sequence[int] | None = None)
     Raises:
         TypeError: for arrays that are not integers.
         ValueError: for shapes that differ.
+
+    Example:
+        >>> from zoo.metrics.registration import dice_scores
+        >>> dice_scores(np.array([0, 1, 1, 1]), np.array([0, 0, 1, 1]))
+        {'mean': 0.8, 'labels': {1: 0.8}}
     """
     fixed, moved, labels = _label_pair(fixed_labels, moved_labels, labels)
     scores = {}
     for label in labels:
         first, second = fixed == label, moved == label
         overlap = np.count_nonzero(first & second)
-        scores[label] = 2.0 * overlap / (np.count_nonzero(first) + np.count_nonzero(second))
+        both = np.count_nonzero(first) + np.count_nonzero(second)
+        scores[label] = float(2.0 * overlap / both)
     return _per_label(scores)
 
 
@@ -196,6 +208,13 @@ def hausdorff95(
     Raises:
         TypeError: for arrays that are not integers.
         ValueError: for shapes that differ or a spacing that does not fit.
+
+    Example:
+        >>> from zoo.metrics.registration import hausdorff95
+        >>> one, other = np.zeros((9, 9), int), np.zeros((9, 9), int)
+        >>> one[2, 4] = other[7, 4] = 1
+        >>> hausdorff95(one, other, spacing=(2.0, 1.0))["mean"]
+        10.0
     """
     fixed, moved, labels = _label_pair(fixed_labels, moved_labels, labels)
     if len(spacing) != fixed.ndim:
@@ -254,6 +273,11 @@ def fold_percentage(determinant, mask=None, border: int = 0) -> float:
 
     Raises:
         ValueError: for a mask of another shape, no voxel left, or values that are not finite.
+
+    Example:
+        >>> from zoo.metrics.registration import fold_percentage
+        >>> fold_percentage([[1.0, -0.5], [0.5, 2.0]])
+        25.0
     """
     return float(100.0 * (_selected(determinant, mask, border) <= 0).mean())
 
@@ -283,6 +307,13 @@ def sd_log_jacobian(determinant, mask=None, definition: str = "clipped", border:
     Raises:
         ValueError: for an unknown definition, a mask of another shape, no voxel left, or values
             that are not finite.
+
+    Example:
+        >>> from zoo.metrics.registration import sd_log_jacobian
+        >>> sd_log_jacobian(np.full((4, 4), 2.0))
+        0.0
+        >>> sd_log_jacobian([1.0, np.e**2], definition="positive")
+        1.0
     """
     one_of("definition", definition, SDLOGJ_DEFINITIONS)
     values = _selected(determinant, mask, border)

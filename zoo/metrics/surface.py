@@ -26,6 +26,12 @@ def cloud_distances(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
 
     Raises:
         ValueError: for an empty cloud.
+
+    Example:
+        >>> from zoo.metrics.surface import cloud_distances
+        >>> distances = cloud_distances([[0.0, 0.0], [1.0, 0.0]], [[0.0, 0.0], [1.0, 2.0]])
+        >>> distances["chamfer"], distances["hausdorff"]
+        (0.75, 2.0)
     """
     first, second = real_points("first", first, None), real_points("second", second, None)
     if first.shape[1] != second.shape[1]:

@@ -149,7 +149,7 @@ class PointPWCNet(keras.layers.Layer):
             size = here["points"].shape[1]
             size = ops.shape(here["points"])[1] if size is None else size
             share = LEVELS[level] // (1 if level == 0 else LEVELS[level - 1])
-            count = -(-size // share)
+            count = (size + share - 1) // share  # ONNX rounds quotients towards zero
             index = farthest_points(here["points"], count, here["mask"], way)
             centres = gathered(here["points"], index[..., None])[:, :, 0]
             features = here["features"]

@@ -44,6 +44,15 @@ def value_and_gradient(function: Callable, points):
 
     Raises:
         NotImplementedError: on a Keras backend other than TensorFlow and JAX.
+
+    Example:
+        >>> from keras import ops
+        >>> from zoo.ops.gradients import value_and_gradient
+        >>> points = ops.convert_to_tensor([[1.0, 2.0], [3.0, 0.0]])
+        >>> values, slopes = value_and_gradient(lambda x: ops.sum(x**2, axis=-1), points)
+        >>> np.asarray(values), np.asarray(slopes)
+        (array([5., 9.], dtype=float32), array([[2., 4.],
+               [6., 0.]], dtype=float32))
     """
     backend = keras.backend.backend()
     if backend == "tensorflow":

@@ -71,7 +71,7 @@ _tracing = threading.local()  # `plain` while a graph of plain operations is tra
 
 
 @contextlib.contextmanager
-def _plainly(plain: bool) -> Iterator[None]:
+def plainly(plain: bool = True) -> Iterator[None]:
     """Whether the kernels within are operations of the graph around them, without XLA."""
     before = getattr(_tracing, "plain", False)
     _tracing.plain = plain
@@ -128,7 +128,7 @@ class _Traced:
         import tensorflow as tf
 
         def function(*tensors):
-            with _plainly(plain):
+            with plainly(plain):
                 return self.function(*tensors)
 
         specs = [tf.TensorSpec(*each) for each in arguments]
@@ -172,7 +172,7 @@ def with_gradient(
             plain = getattr(_tracing, "plain", False)
 
             def pull_back(gradient):
-                with _plainly(plain):
+                with plainly(plain):
                     return tuple(part(*tensors, gradient) for part in backward)
 
             # Otherwise a tape records the inside of `forward` as well, for nothing.

@@ -144,7 +144,7 @@ def _blocks(queries, points, k):
         return ops.cast(ops.top_k(closeness, k)[1], "int32")
 
     count = ops.shape(queries)[0]
-    blocks = -(-count // BLOCK)
+    blocks = (count + BLOCK - 1) // BLOCK  # ONNX rounds quotients towards zero
     padded = ops.pad(queries, ((0, blocks * BLOCK - count), (0, 0)))
     found = ops.map(search, ops.reshape(padded, (blocks, BLOCK, queries.shape[1])))
     return ops.reshape(found, (blocks * BLOCK, k))[:count]

@@ -62,6 +62,12 @@ def sample(image, coordinates, order: str = "linear", mode: str = "border"):
 
     Raises:
         ValueError: for an unknown order or mode, or ranks or batches that do not fit.
+
+    Example:
+        >>> from zoo.ops.sampling import sample
+        >>> ramp = 10 * np.arange(3.0).reshape(1, 3, 1, 1)
+        >>> np.ravel(sample(ramp, np.array([[[0.5, 0.0], [1.25, 0.0], [7.0, 0.0]]])))
+        array([ 5. , 12.5, 20. ], dtype=float32)
     """
     rank = _check(image, coordinates, "coordinates", order, mode)
     if len(coordinates.shape) < 3:
@@ -90,6 +96,12 @@ def warp(image, displacement, order: str = "linear", mode: str = "border"):
 
     Raises:
         ValueError: for an unknown order or mode, or ranks or batches that do not fit.
+
+    Example:
+        >>> from zoo.ops.sampling import warp
+        >>> ramp = np.arange(4.0).reshape(1, 4, 1, 1)
+        >>> np.ravel(warp(ramp, np.zeros((1, 4, 1, 2)) + [1.0, 0.0]))  # moved(x) = image(x + 1)
+        array([1., 2., 3., 3.], dtype=float32)
     """
     rank = _check(image, displacement, "displacement", order, mode)
     if len(displacement.shape) != rank + 2:

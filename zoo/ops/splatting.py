@@ -47,6 +47,13 @@ def splat(values, coordinates, shape: Sequence[int]):
 
     Raises:
         ValueError: for a bad shape, or tensors that do not fit it or each other.
+
+    Example:
+        >>> from zoo.ops.splatting import splat
+        >>> image = splat(np.ones((1, 1, 1)), np.array([[[0.25, 1.0]]]), (2, 2))
+        >>> np.asarray(image)[0, ..., 0]
+        array([[0.  , 0.75],
+               [0.  , 0.25]], dtype=float32)
     """
     shape = check_shape(shape)
     check_points(coordinates, "coordinates", len(shape))

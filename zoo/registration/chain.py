@@ -33,6 +33,15 @@ class Chain(Registration):
     Raises:
         TypeError: for what is no registration.
         ValueError: for parts of other dimensions, or that take no pair in common.
+
+    Example:
+        >>> points = np.random.default_rng(0).uniform(size=(200, 2))
+        >>> pair = zoo.Pair(points + [0.02, 0.0], points)
+        >>> affine = {"method": "affine", "config": {"dims": 2, "kind": "rigid"}}
+        >>> chain = zoo.create("chain", first=affine, second=affine)
+        >>> history = chain.fit(pair, verbose=0)
+        >>> chain.transform(pair).move([[1.0, 1.0]]).round(4)
+        array([[1.02, 1.  ]])
     """
 
     needs_fit = True
