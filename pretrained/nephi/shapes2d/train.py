@@ -16,7 +16,7 @@ if __name__ == "__main__":
         config={"dims": 2, "points": 512, "probes": 64},
         datasets=datasets,
         folder=False,
-        steps=20_000,
+        steps=12_000,
         learning_rate=1e-3,
         loss_weights={"consistency": 1.0},
         refined={"epochs": 5},
