@@ -102,6 +102,7 @@ def readme(title: str = "") -> str:
     text = shifted(sections((ROOT / "README.md").read_text())[title], -1)
     for picture in PICTURES:
         text = text.replace(f"]({picture})", f"](pictures/{Path(picture).name})")
+    text = text.replace("](docs/pictures/", "](pictures/")
     return text
 
 
@@ -225,6 +226,7 @@ def navigation() -> list:
         {"Methods": ["methods/index.md", *methods]},
         {"Tutorials": [page for page in made if page.startswith("tutorials/")]},
         {"Command line": "command_line.md"},
+        {"Interactive pages": "pages.md"},
         {"How it is built": "how_it_is_built.md"},
         {"Benchmarks": "benchmarks.md"},
         {"API": ["api.md", *(page for page in made if page.startswith("api/"))]},
