@@ -79,6 +79,21 @@ def test_an_exact_distance_is_meshed_and_measured():
     assert results["benchmark_chamfer"] < 0.3 and results["normal_consistency"] > 0.99
 
 
+def test_the_error_of_the_distance_itself_is_measured():
+    import trimesh
+
+    ball, mesh = Ball(), trimesh.creation.icosphere(4, radius=0.8)
+    results = ball.evaluate(mesh, resolution=32, samples=1000)
+    assert results["distance_error_near"] < 2e-3 and results["distance_error_box"] < 2e-3
+    mesh.apply_scale(1.1)
+    ball.scale.assign(1.0)
+    results = ball.evaluate(mesh, resolution=32, samples=1000)
+    assert results["distance_error_near"] == pytest.approx(0.08, rel=0.05)
+    assert results["distance_error_box"] == pytest.approx(0.08, rel=0.05)
+    mesh.update_faces(np.arange(len(mesh.faces)) > 0)  # it has a hole now
+    assert "distance_error_box" not in ball.evaluate(mesh, resolution=32, samples=1000)
+
+
 def test_an_exact_distance_in_the_plane():
     (curve,) = Ball(dims=2).contours(64)
     np.testing.assert_allclose(np.linalg.norm(curve, axis=1), 0.8, atol=1e-3)

@@ -12,8 +12,9 @@ import numpy as np
 from keras import ops
 from scipy.spatial import cKDTree
 
-from zoo.data.orientation import doubts_of_normals
+from zoo.data.orientation import doubts_of_normals, doubts_of_points
 from zoo.data.scan import Scan, as_scan
+from zoo.data.winding import Winding
 from zoo.metrics import surface as surface_metrics
 from zoo.model import Model
 from zoo.ops.arguments import MOST, checked, positive, shown
@@ -120,6 +121,8 @@ class Surface(Model):
         if scan.normals is not None and not validation:
             for doubt in doubts_of_normals(scan.points, scan.normals):
                 warnings.warn(f"{scan.name!r}: {doubt}.", UserWarning, stacklevel=4)
+        for doubt in () if validation else doubts_of_points(scan.points):
+            warnings.warn(f"{scan.name!r}: {doubt}.", UserWarning, stacklevel=4)
         centre, scale = (self._centre, self._scale) if validation else scan.frame
         batches = self.batches(scan, (centre, scale), **options)
         # Only after the scan was accepted: a refused fit leaves the model as it was.
@@ -239,7 +242,9 @@ class Surface(Model):
             `benchmark_chamfer`, `benchmark_hausdorff` (and with `scan` their one-sided
             `benchmark_scan_...`) in its units, see `zoo.metrics.surface`; `normal_consistency`
             where x has normals; `surface_residual`, mean |f| at the points of x in the frame;
-            `eikonal_residual`, mean ||grad f| - 1| in the scan's bounding cube.
+            `eikonal_residual`, mean ||grad f| - 1| in the scan's bounding cube; where x is a closed
+            mesh `distance_error_near` and `distance_error_box`, the mean error of the distance
+            itself within about 0.05 of the true surface and in that cube, in the frame.
         """
         truth = _as_scan(x, "x")
         if truth is None:
@@ -267,6 +272,28 @@ class Surface(Model):
         results["surface_residual"] = float(np.abs(on_surface).mean())
         lengths = np.linalg.norm(gradients, axis=1)
         results["eikonal_residual"] = float(np.abs(lengths - 1).mean())
+        return results | self._distance_errors(truth, cube[:5000], seed)
+
+    def _distance_errors(self, truth: Scan, cube: np.ndarray, seed: int) -> dict[str, float]:
+        """How far the field is from the signed distance to a closed mesh, in the frame."""
+        import trimesh
+
+        if truth.faces is None:
+            return {}
+        mesh = trimesh.Trimesh(self._into_frame(truth.points), truth.faces, process=False)
+        if not mesh.is_watertight:
+            return {}
+        points, normals = _sample_mesh(mesh, 500_000, seed)
+        rng, tree, winding = np.random.default_rng(seed), cKDTree(points), Winding(points, normals)
+        near = points[rng.choice(len(points), len(cube), replace=False)]
+        results = {}
+        for name, places in (("near", near + rng.normal(0, 0.05, near.shape)), ("box", cube)):
+            distance, nearest = tree.query(places, workers=-1)
+            # Beside the surface its normals tell the side; winding numbers of samples are blunt.
+            height = ((places - points[nearest]) * normals[nearest]).sum(axis=1)
+            inside = np.where(distance < 0.1, height < 0, winding(places) > 0.5)
+            error = np.abs(self._distances(places) - np.where(inside, -distance, distance))
+            results[f"distance_error_{name}"] = float(error.mean())
         return results
 
     @property

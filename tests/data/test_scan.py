@@ -284,3 +284,42 @@ def test_an_archive_that_declares_too_much_is_not_unpacked(tmp_path, monkeypatch
     monkeypatch.setattr("zoo.data.scan.MOST_BYTES", 100_000)
     with pytest.raises(ValueError, match="declares 2.* bytes when unpacked"):
         zoo.Scan.read(path)
+
+
+def test_range_scans_are_joined_in_their_common_frame(tmp_path):
+    import trimesh
+
+    whole = shapes.torus(300)
+    turn = trimesh.transformations.rotation_matrix(0.7, [1.0, 2.0, 0.5])
+    turn[:3, 3] = 1.0, -2.0, 3.0
+    back = np.linalg.inv(turn)
+    seen = whole.points @ back[:3, :3].T + back[:3, 3]
+    np.savez(tmp_path / "one.npz", points=whole.points[:100], normals=whole.normals[:100])
+    np.savez(tmp_path / "two.npz", points=seen[100:], normals=whole.normals[100:] @ back[:3, :3].T)
+    paths = [tmp_path / "one.npz", tmp_path / "two.npz"]
+    scan = zoo.Scan.read(paths, poses=[np.eye(4), turn])
+    np.testing.assert_allclose(scan.points, whole.points, atol=1e-9)
+    np.testing.assert_allclose(scan.normals, whole.normals, atol=1e-6)
+    bare = zoo.Scan.joined([zoo.Scan(whole.points), whole])
+    assert bare.normals is None and len(bare) == 600
+
+
+@pytest.mark.parametrize(
+    ("scans", "poses", "message"),
+    [
+        ([], None, "scans must be one or more of one dimension"),
+        ([shapes.sphere(9), shapes.circle(9)], None, "of one dimension, not \\[3, 2\\]"),
+        ([shapes.sphere(9)], [np.eye(4)] * 2, "poses must be 1, one for each scan, not 2"),
+        ([shapes.sphere(9)], [2 * np.eye(4)], r"poses\[0\] must be a rigid motion"),
+        ([shapes.sphere(9)], [np.eye(3)], r"poses\[0\] must be a rigid motion"),
+        ([shapes.sphere(9)], [np.full((4, 4), np.nan)], r"poses\[0\]"),
+    ],
+)
+def test_scans_that_cannot_be_joined(scans, poses, message):
+    with pytest.raises(ValueError, match=message):
+        zoo.Scan.joined(scans, poses)
+
+
+def test_poses_of_one_file_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="poses need a list of paths"):
+        zoo.Scan.read(tmp_path / "one.ply", poses=[np.eye(4)])

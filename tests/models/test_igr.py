@@ -366,6 +366,8 @@ def test_containers_of_fit_and_evaluate(seeded):
         "normal_consistency",
         "surface_residual",
         "eikonal_residual",
+        "distance_error_near",
+        "distance_error_box",
     }
     one_sided = model.evaluate(scan.points, scan=scan, resolution=32, samples=1000)
     assert "benchmark_scan_hausdorff" in one_sided and "normal_consistency" not in one_sided

@@ -11,6 +11,8 @@ INWARD = -0.1  # mean height of the centre over the tangent planes, as a share o
 PROBED = 5_000  # points whose normals are compared with their neighbours'
 OPPOSED = 0.05  # share of neighbours with opposite normals from which they are contradictory
 NAMED = 5  # vertices that a warning names
+STRAY = 10  # times as far out as nearly all others
+FLAT = 1e-5  # thickness of a plane, as a share of its extent
 
 
 def consistent_faces(vertices: np.ndarray, faces: np.ndarray, name: str) -> np.ndarray:
@@ -169,4 +171,31 @@ def doubts_of_normals(points: np.ndarray, normals: np.ndarray, seed: int = 0) ->
             "the normals point inward for the most part, so that distances will be positive "
             "inside; turn them round (-normals) unless what lies outside is the solid"
         ]
+    return []
+
+
+def doubts_of_points(points: np.ndarray) -> list[str]:
+    """What speaks against points being samples of a closed surface (or curve), in words.
+
+    Points far from all others, which leave the rest too small in the frame, and points that all
+    lie in a plane (or on a line).
+
+    Args:
+        points: `[n, d]`.
+    """
+    away = np.linalg.norm(points - np.median(points, axis=0), axis=1)
+    usual = np.quantile(away, 0.95)
+    far = np.flatnonzero(away > STRAY * usual)
+    if len(far) and usual > 0:
+        where = ", ".join(f"{value:g}" for value in points[far[0]])
+        more = "" if len(far) == 1 else f" and {len(far) - 1} more"
+        return [
+            f"point {far[0]} at ({where}){more} lies {away[far[0]] / usual:.0f} times as far out "
+            "as the others, which will be too small to be seen; leave out what is no part of the "
+            "surface"
+        ]
+    spread = np.linalg.svd(points - points.mean(axis=0), compute_uv=False)
+    if spread[-1] < FLAT * spread[0]:
+        shape = "a plane" if points.shape[1] == 3 and spread[1] > FLAT * spread[0] else "a line"
+        return [f"all points lie on {shape}, which bounds nothing: there is no inside to be found"]
     return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -106,8 +107,8 @@ class Scan:
         return centre, float(np.float32((high - low).max() / 2))
 
     @classmethod
-    def read(cls, path: str | Path) -> Scan:
-        """Reads a mesh or a cloud.
+    def read(cls, path: str | Path | Sequence, poses: Sequence | None = None) -> Scan:
+        """Reads a mesh or a cloud, or several range scans as one.
 
         Meshes (.ply, .obj, .stl, .off) keep all of their vertices, in the order of the file, and
         get vertex normals from their faces, unless the file has them. Faces that are wound against
@@ -117,13 +118,19 @@ class Scan:
         if present, `normals`), or as the points of a legacy .vtk file, whatever else it holds.
 
         Args:
-            path: the file.
+            path: the file, or a list of them; of several nothing but points and normals is kept.
+            poses: of several files, a 4 x 4 matrix `[R, t; 0, 0, 1]` each (in the plane 3 x 3),
+                which brings its points into the common frame; None leaves them as they are.
 
         Raises:
             FileNotFoundError: if there is no such file.
             ValueError: for an unknown suffix, a file that is not what its suffix says, or points
                 that are no scan.
         """
+        if isinstance(path, list | tuple):
+            return cls.joined([cls.read(each) for each in path], poses)
+        if poses is not None:
+            raise ValueError("poses need a list of paths, one for each pose.")
         path = existing(path)
         suffix = path.suffix.lower()
         if suffix not in READABLE:
@@ -139,6 +146,37 @@ class Scan:
             raise ValueError(f"path: {path.name!r} is not a readable {suffix} file: {error}") from (
                 error
             )
+
+    @classmethod
+    def joined(cls, scans: Sequence[Scan], poses: Sequence | None = None) -> Scan:
+        """Several scans of one surface, such as registered range scans, as one cloud.
+
+        Args:
+            scans: of one dimension; normals are kept where all of them have some.
+            poses: see `read`.
+
+        Raises:
+            ValueError: for no scans, scans of different dimensions, or poses that are not as many
+                rigid motions.
+        """
+        scans = list(scans)
+        if not scans or len({scan.dims for scan in scans}) != 1:
+            found = [scan.dims for scan in scans]
+            raise ValueError(f"scans must be one or more of one dimension, not {found}.")
+        dims = scans[0].dims
+        given = [np.eye(dims + 1)] * len(scans) if poses is None else list(poses)
+        if len(given) != len(scans):
+            raise ValueError(f"poses must be {len(scans)}, one for each scan, not {len(given)}.")
+        given = [_pose(each, number, dims) for number, each in enumerate(given)]
+        oriented = all(scan.normals is not None for scan in scans)
+        points, normals = [], []
+        for scan, pose in zip(scans, given, strict=True):
+            turn, shift = pose[:dims, :dims], pose[:dims, dims]
+            points.append(scan.points @ turn.T + shift)
+            if oriented:
+                normals.append(scan.normals @ turn.T)
+        together = np.concatenate(normals) if oriented else None
+        return cls(np.concatenate(points), together, name=scans[0].name)
 
     @classmethod
     def from_mesh(cls, mesh, name: str = "mesh") -> Scan:
@@ -213,6 +251,20 @@ def as_scan(data) -> Scan | None:
 
 def _finite(values, argument: str) -> np.ndarray:
     return real_array(argument, values, booleans=False).astype(np.float64, copy=False)
+
+
+def _pose(matrix, number: int, dims: int) -> np.ndarray:
+    """A rigid motion as a matrix of homogeneous coordinates."""
+    pose = _finite(matrix, f"poses[{number}]")
+    last = np.eye(dims + 1)[-1]
+    square = pose.shape == (dims + 1, dims + 1) and np.allclose(pose[-1], last)
+    turn = pose[:dims, :dims] if square else np.zeros((dims, dims))
+    if not square or not np.allclose(turn @ turn.T, np.eye(dims), atol=1e-3):
+        raise ValueError(
+            f"poses[{number}] must be a rigid motion, a matrix {dims + 1} x {dims + 1} of a "
+            f"rotation and a translation, not {shown(matrix)}."
+        )
+    return pose
 
 
 def _checked_faces(faces, count: int) -> np.ndarray:

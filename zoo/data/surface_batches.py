@@ -84,17 +84,23 @@ class SurfaceSampler(keras.utils.PyDataset):
         self.normals = None if scan.normals is None else scan.normals.astype(np.float32)
         # On the coordinates alone: the authors' code searches positions and normals together.
         self.tree = cKDTree(self.points)
-        distances, _ = self.tree.query(self.points, k=neighbours + 1, workers=-1)
-        self.sigma = distances[:, -1].astype(np.float32)
+        # Only the distance that is wanted: of ten million points all 50 take 8 GB.
+        distances, _ = self.tree.query(self.points, k=[neighbours + 1], workers=-1)
+        self.sigma = distances[:, 0].astype(np.float32)
         self.count = points or min(16_384, len(scan))
         self.steps, self.box, self.seed, self.guided = steps, box, seed, guided
+        self.neighbours = neighbours
         self.epoch, self.found = 0, False
         if guided:
-            self._guide(np.median(distances[:, 1]))
+            self._guide()
 
-    def _guide(self, spacing: float) -> None:
+    def _guide(self) -> None:
         """Finds normals, and distances of a pool of points of the box."""
         noise, neighbours = roughness(self.points)
+        some = self.points[np.random.default_rng(self.seed).permutation(len(self.points))[:POOL]]
+        spacing = np.median(self.tree.query(some, k=[2], workers=-1)[0])
+        # Of duplicates the nearest point says nothing, but one of many does.
+        spacing = max(spacing, 0.7 * np.median(self.sigma) / np.sqrt(self.neighbours))
         self.detail = float(max(spacing, NOISES * noise))
         given = self.normals
         normals, trust = consistent_normals(self.points, given, neighbours)

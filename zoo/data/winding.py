@@ -23,6 +23,7 @@ STIFFNESS = 1.2  # of the diagonal of the system: more bears more noise
 SMOOTH, NOISY = 12, 64  # neighbours of a plane through a point, without and with noise
 ROUGH = 0.18  # height of neighbours over such a plane, as a share of their distance: noise
 OPPOSED = 0.05  # share of neighbours with opposite normals from which they are not believed
+MOST = 300_000  # points whose neighbours are compared; others follow the nearest of these
 VOTERS = 6  # samples that speak for a point
 PROBED = 5_000  # points by which noise is told
 ROUNDS = 30  # in which neighbours agree on their signs
@@ -65,6 +66,8 @@ class Winding:
     """
 
     def __init__(self, points: np.ndarray, normals: np.ndarray, samples: int = SAMPLES):
+        few = _some(len(points))
+        points, normals = points[few], normals[few]
         self.points, owner = _representatives(points, samples)
         share = areas(points)
         self.vectors = _summed(owner, share[:, None] * normals)
@@ -101,11 +104,24 @@ def consistent_normals(
     Returns:
         Normals `[n, d]`, and how sure their signs are `[n]`, from 0 to 1.
     """
-    near = cKDTree(points).query(points, k=min(neighbours, len(points)), workers=-1)[1]
+    tree, count = cKDTree(points), min(neighbours, len(points))
     if normals is not None:
-        opposed = np.einsum("nkd,nd->nk", normals[near[:, 1:7]], normals) < -0.5
+        few = np.random.default_rng(0).permutation(len(points))[:PROBED]
+        near = tree.query(points[few], k=min(7, len(points)), workers=-1)[1][:, 1:]
+        opposed = np.einsum("nkd,nd->nk", normals[near], normals[few]) < -0.5
         if opposed.mean() <= OPPOSED:
             return normals, np.ones(len(points))
+    few = _some(len(points))
+    if len(few) < len(points):
+        found, trust = consistent_normals(
+            points[few], None if normals is None else normals[few], neighbours
+        )
+        nearest = cKDTree(points[few]).query(points, workers=-1)[1]
+        if normals is None:
+            return found[nearest], trust[nearest]
+        signs = np.sign((normals * found[nearest]).sum(axis=1, keepdims=True))
+        return normals * np.where(signs == 0, 1.0, signs), trust[nearest]
+    near = tree.query(points, k=count, workers=-1)[1]
     planes = _planes(points, near)[0] if normals is None else normals
     samples, vectors = _surface_elements(points)
     distance, voters = cKDTree(samples).query(points, k=min(VOTERS, len(samples)), workers=-1)
@@ -158,6 +174,13 @@ def _kernel(queries: np.ndarray, points: np.ndarray, width: np.ndarray) -> np.nd
     squares = np.maximum(np.einsum("dmn,dmn->mn", apart, apart), (width**2).astype(np.float32))
     apart /= 4 * np.pi * squares * np.sqrt(squares) if dims == 3 else 2 * np.pi * squares
     return apart
+
+
+def _some(count: int) -> np.ndarray:
+    """Indices of as many points as are looked at one by one, in order."""
+    if count <= MOST:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(0).choice(count, MOST, replace=False))
 
 
 def _summed(owner: np.ndarray, values: np.ndarray) -> np.ndarray:

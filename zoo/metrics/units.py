@@ -36,6 +36,8 @@ UNITS = {
         "benchmark_scan_hausdorff": "of the scan",
         "normal_consistency": "cosine",
         "surface_residual": "longest side = 2",
+        "distance_error_near": "longest side = 2",
+        "distance_error_box": "longest side = 2",
         "eikonal_residual": "1",
     },
 }
