@@ -12,7 +12,7 @@ def surface_preset(
     *,
     config: dict,
     steps: int,
-    learning_rate: float,
+    learning_rate: float | None = None,
     scan=None,
     seed: int = 0,
     open_scan: bool = False,
@@ -30,7 +30,8 @@ def surface_preset(
         recipe: `__file__` of the `train.py`; the preset is written to its folder by default.
         config: constructor arguments.
         steps: training steps.
-        learning_rate: at the start of a cosine decay to a thousandth of it.
+        learning_rate: at the start of a cosine decay to a thousandth of it; None is the method's
+            own optimiser and decay.
         scan: a `zoo.Scan` where the recipe generates one.
         seed: of weights and samples.
         open_scan: the scan has holes; the trimmed mesh is measured too.
@@ -55,6 +56,7 @@ def surface_preset(
             model = zoo.create(method, **AUTHORS)
         else:
             model = zoo.create(method, **config)
+        if not arguments.paper and learning_rate is not None:
             decay = keras.optimizers.schedules.CosineDecay(learning_rate, total, alpha=1e-3)
             model.compile(keras.optimizers.Adam(decay))
         return Job(
