@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import reprlib
 import zipfile
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pretrained
@@ -16,21 +17,39 @@ from registry.signatures import arguments
 MOST_PACKED = 2**24  # bytes of a `.keras` file, beside a multiple of its size
 
 
-def find(pattern: str = "*", pretrained: bool = False, **facts) -> list[str]:
+def find(
+    pattern: str = "*", pretrained: bool = False, *, licence: str | None = None, **facts
+) -> list[str]:
     """Names of methods, or of presets, by wildcard and by facts.
 
     Args:
         pattern: wildcards as in file names; "igr.*" (with a dot) asks for presets.
         pretrained: list presets (`model.tag`) instead of methods.
+        licence: of the weights, by wildcard, such as "CC0-*"; lists presets. Those of the zoo have
+            SPDX identifiers; what is not free is a "LicenseRef-...".
         **facts: `task`, `data`, `dims`, `traits` that an entry must have.
 
     Returns:
         Sorted names. Broken plugins are listed by `registry.find`, not here.
+
+    Raises:
+        TypeError: if `licence` is no text, or a fact has another name.
     """
-    if pretrained or "." in pattern:
+    if licence is not None and not isinstance(licence, str):
+        raise TypeError(f"licence: got {licence!r}, expected a wildcard such as 'CC0-*'")
+    if pretrained or licence is not None or "." in pattern:
         models = {entry.name for entry in registry.find(**facts)}
-        return [preset.name for preset in presets(pattern) if preset.model in models]
+        return [
+            preset.name
+            for preset in presets(pattern)
+            if preset.model in models and _is_under(preset, licence)
+        ]
     return [entry.name for entry in registry.find(pattern, **facts) if not entry.error]
+
+
+def _is_under(preset: pretrained.Preset, licence: str | None) -> bool:
+    written = preset.manifest["licence"]["weights"]
+    return licence is None or fnmatchcase(written.casefold(), licence.casefold())
 
 
 def presets(pattern: str = "*") -> list[pretrained.Preset]:
