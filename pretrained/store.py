@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pretrained import cache, shipped, swapping
+from pretrained import cache, hub, shipped, swapping
 from pretrained.manifest import (
     CARD,
     HASH,
@@ -297,9 +297,15 @@ def _hub(handle: str) -> Preset:
     repo, subfolder, revision = match[1], match[2], match[3] or "main"
     # A branch may have a slash in its name; quoted, it is one part of the URL and one folder.
     quoted = urllib.parse.quote(revision, safe="")
-    endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-    base = f"{endpoint}/{repo}/resolve/{quoted}{subfolder}"
     preset = cache.home() / "hub" / f"{repo}/{quoted}{subfolder}" / MANIFEST
+
+    def sources(filename: str) -> list[str]:
+        plain = (
+            f"{hub.endpoint()}/{repo}/resolve/{quoted}{subfolder}/{urllib.parse.quote(filename)}"
+        )
+        own = [f"hf://{repo}{subfolder}/{filename}@{revision}"] if hub.is_installed() else []
+        # A server of plain files is no hub for the hub's own client.
+        return [*own, plain]
 
     manifest = None
     with contextlib.suppress(ManifestError, OSError):
@@ -307,12 +313,11 @@ def _hub(handle: str) -> Preset:
     pinned = re.fullmatch("[0-9a-f]{40}", revision) is not None
     if manifest is None or not (pinned or cache.offline()):
         try:
-            manifest = cache.fetch_manifest(f"{base}/{MANIFEST}", preset)
+            manifest = cache.fetch_manifest(sources(MANIFEST), preset)
         except cache.FetchError as error:
             if manifest is None:
                 raise
             warnings.warn(f"{handle}: the copy in the cache is used: {error}", stacklevel=4)
     for filename, entry in manifest["files"].items():
-        source = f"{base}/{urllib.parse.quote(filename)}"
-        entry["urls"] = [source, *entry.get("urls", [])]
+        entry["urls"] = [*sources(filename), *entry.get("urls", [])]
     return Preset(preset.parent, manifest)

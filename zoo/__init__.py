@@ -29,6 +29,7 @@ _HOMES = {
     "create": "zoo.api",
     "load": "zoo.api",
     "presets": "zoo.api",
+    "push": "zoo.api",
     "add_method": "zoo.catalogue",
     "Entry": "zoo.catalogue",
     "Model": "zoo.model",

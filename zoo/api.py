@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import reprlib
 import zipfile
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -163,6 +164,35 @@ def load(source: str | Path, *, golden: bool = False, **config):
     if golden:
         model.check_golden(preset)
     return model
+
+
+def push(folder: str | Path, handle: str, *, private: bool = False) -> str:
+    """Uploads a preset that `save_preset` wrote to a hub, where others load it by its handle.
+
+    Its hashes are verified first. The hub's card is made of the preset's, with licence, tags and
+    metrics for those who search. Needs `pip install huggingface_hub`, and a token that may write.
+
+    Args:
+        folder: of the preset, or its name.
+        handle: "hf://owner/name"; the repository is made where there is none.
+        private: whether a repository that is made is seen by its owner alone.
+
+    Returns:
+        The handle of what was uploaded, "hf://owner/name@commit", for `load`.
+
+    Raises:
+        pretrained.IntegrityError: if a file of the preset is altered; nothing is uploaded.
+        pretrained.PushError: if there is no token, or the hub refuses.
+        ValueError, TypeError: if an argument is of another form.
+        ImportError: if `huggingface_hub` is not installed.
+    """
+    roots, tags = registry.preset_folders(), []
+    # A preset may be of a method that is not installed here.
+    if isinstance(folder, str | Path):
+        with suppress(registry.UnknownName):
+            entry = registry.get(pretrained.info(str(folder), roots=roots).model)
+            tags = [entry.task, *entry.data, *entry.traits]
+    return pretrained.push(folder, handle, private=private, tags=tags, roots=roots)
 
 
 def _check_config(method: str, config: dict, where: str) -> None:
