@@ -5,7 +5,8 @@ A preset is a folder, ``<model>/<tag>/``, with a manifest (``preset.json``), the
 trained it and a picture. Files too large for the folder are listed with URLs and a sha256, and are
 fetched into a cache the first time that they are wanted.
 
-This package needs the standard library alone; it knows neither models nor Keras.
+This package needs the standard library alone; it knows neither models nor Keras. With
+`huggingface_hub` it also reaches private repositories, and uploads presets.
 
 Environment:
     ZOO_HOME: the cache folder; ``deformation-zoo`` in ``$XDG_CACHE_HOME`` or ``~/.cache`` if unset.
@@ -13,10 +14,12 @@ Environment:
     ZOO_TIMEOUT: seconds without a byte after which a download is given up, 30 if unset; the whole
         may take twice as long, and once more for each megabyte.
     HF_ENDPOINT: the server behind ``hf://`` handles; ``https://huggingface.co`` if unset.
+    HF_TOKEN: for private repositories and uploads; or log in by ``hf auth login``.
 """
 
 from pretrained.cache import FetchError, home
 from pretrained.manifest import FORMAT, GOLDEN, WEIGHTS, ManifestError, card, check_tag, validate
+from pretrained.pushing import PushError, push
 from pretrained.store import (
     IntegrityError,
     Preset,
@@ -38,6 +41,7 @@ __all__ = [
     "ManifestError",
     "Preset",
     "PresetNotFound",
+    "PushError",
     "card",
     "check",
     "check_tag",
@@ -45,6 +49,7 @@ __all__ = [
     "home",
     "info",
     "locate",
+    "push",
     "rehash",
     "validate",
     "verify",

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from pretrained import locks
+from pretrained import hub, locks
 from pretrained import manifest as manifests
 
 CHUNK = 1 << 20
@@ -76,7 +76,8 @@ def fetch(filename: str, entry: dict) -> Path:
 
     Args:
         filename: The plain name of the file.
-        entry: Its row in the manifest, with ``sha256``, ``bytes`` and ``urls``.
+        entry: Its row in the manifest, with ``sha256``, ``bytes`` and ``urls``; beside those of
+            the manifest one may be ``hf://owner/repo/path@revision``, for the hub's own client.
 
     Returns:
         The file, with the size and hash that ``entry`` says.
@@ -106,22 +107,30 @@ def fetch(filename: str, entry: dict) -> Path:
     raise FetchError(f"{filename} could not be fetched from any of its URLs:{''.join(failures)}")
 
 
-def fetch_manifest(url: str, target: Path) -> dict:
+def fetch_manifest(urls: list[str], target: Path) -> dict:
     """Fetches a ``preset.json``, checks it and keeps it at ``target``.
+
+    Args:
+        urls: Where it is, tried in order.
+        target: Where it is kept.
 
     Raises:
         FetchError: As for ``fetch``.
         ManifestError: If what came is no valid manifest; ``target`` is left as it was.
     """
     _require_network(target, "is not a usable copy" if target.exists() else "is missing")
-    try:
-        text = b"".join(_stream(url, manifests.LIMIT))
-    except _BadUrl as error:
-        raise FetchError(f"{target.name} could not be fetched:\n  {url}: {error}") from error
-    manifest = manifests.parse(text, url)
-    with _arriving(target) as file:
-        file.write(text)
-    return manifest
+    failures = []
+    for url in urls:
+        try:
+            text = b"".join(_stream(url, manifests.LIMIT))
+        except _BadUrl as error:
+            failures.append(f"\n  {url}: {error}")
+            continue
+        manifest = manifests.parse(text, url)
+        with _arriving(target) as file:
+            file.write(text)
+        return manifest
+    raise FetchError(f"{target.name} could not be fetched:{''.join(failures)}")
 
 
 def _require_network(target: Path, state: str) -> None:
@@ -164,6 +173,9 @@ def _stream(url: str, limit: int) -> Iterator[bytes]:
 
     from pretrained import network
 
+    if url.startswith("hf://"):
+        yield from _from_hub(url, limit)
+        return
     if not url.lower().startswith(("http://", "https://")):
         raise _BadUrl("expected an http or https URL")
     timeout = _timeout()
@@ -189,6 +201,21 @@ def _stream(url: str, limit: int) -> Iterator[bytes]:
         if isinstance(reason, TimeoutError):
             raise _BadUrl(f"timed out: no data for {timeout:g} s") from error
         raise _BadUrl(str(reason) or type(reason).__name__) from error
+
+
+def _from_hub(address: str, limit: int) -> Iterator[bytes]:
+    """The bytes of a file that the hub's own client fetches, as `_stream`."""
+    try:
+        path = hub.download(address, limit, _timeout(), home() / "huggingface")
+        with path.open("rb") as file:
+            got = 0
+            while chunk := file.read(min(CHUNK, limit + 1 - got)):
+                got += len(chunk)
+                if got > limit:
+                    raise _BadUrl(f"too long: more than {limit} bytes")
+                yield chunk
+    except hub.HubError as error:
+        raise _BadUrl(str(error)) from error
 
 
 def _timeout() -> float:

@@ -73,7 +73,15 @@ _SCHEMA = {
         "minutes?": _NUMBER,
         "hardware?": _STRING,
     },
-    "licence": {"weights": _TEXT, "data": _TEXT, "attribution?": _STRING},
+    # Best SPDX expressions, as those of the presets here: what wheels and hubs can tell apart.
+    "licence": {
+        "weights": _TEXT,
+        "data": _TEXT,
+        "source?": _STRING,
+        "terms?": _STRING,
+        "patent?": _STRING,
+        "attribution?": _STRING,
+    },
     "paper?": _STRING,
     "summary?": _STRING,
     "notes?": _STRING,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pretrained import cache, swapping
+from pretrained import cache, hub, shipped, swapping
 from pretrained.manifest import (
     CARD,
     HASH,
@@ -25,7 +25,7 @@ from pretrained.manifest import (
     parse,
 )
 
-SHOWN = (CARD, PREVIEW, RECIPE)  # and not loaded: of a hub's preset they are not fetched
+SHOWN = (CARD, PREVIEW, RECIPE)  # and not loaded: not fetched from a hub, nor all in a wheel
 ROOT = Path(__file__).parent
 
 Roots = Sequence[str | os.PathLike]
@@ -166,7 +166,7 @@ def locate(handle: Handle, roots: Roots = ()) -> Preset:
         )
     for filename, entry in preset.manifest["files"].items():
         path = preset.folder / filename
-        if not path.exists() and filename in SHOWN and _is_cached(preset):
+        if not path.exists() and filename in SHOWN and (_is_cached(preset) or _is_wheels(preset)):
             continue
         if path.exists():
             if problem := cache.damage(path, entry):
@@ -207,12 +207,14 @@ def verify(preset: Preset) -> list[str]:
             path = cache.place(filename, entry)
             if not path.exists():
                 continue
+        if filename == PREVIEW and not path.exists() and _is_wheels(preset):
+            continue
         if problem := cache.damage(path, entry):
             problems.append(f"{path} {problem}")
     # Of a hub's preset the cache keeps only what loading needs.
     if not _is_cached(preset):
         path = preset.folder / CARD
-        preview = (preset.folder / PREVIEW).is_file()
+        preview = (preset.folder / PREVIEW).is_file() or _is_wheels(preset)
         expected = [card(manifest, preview, handle) for handle in (preset.name, None)]
         if not path.is_file():
             problems.append(f"{path} is missing")
@@ -241,6 +243,11 @@ def _index(roots: Roots) -> dict[str, Path]:
 
 def _is_cached(preset: Preset) -> bool:
     return preset.folder.is_relative_to(cache.home())
+
+
+def _is_wheels(preset: Preset) -> bool:
+    """Whether a preset came with an installed wheel, which has no pictures."""
+    return (ROOT / shipped.ELSEWHERE).is_file() and preset.folder.is_relative_to(ROOT)
 
 
 def read(folder: Path) -> Preset:
@@ -272,6 +279,9 @@ def _by_name(handle: str, roots: Roots) -> Preset:
     if chosen:
         several = ", ".join(preset.name for preset in chosen)
         raise PresetNotFound(f"model {handle!r} has several presets, expected one of: {several}")
+    for other, facts in shipped.elsewhere(ROOT).items():
+        if name in (other.casefold(), other.split(".")[0].casefold()):
+            raise PresetNotFound(shipped.remedy(other, facts))
     close = difflib.get_close_matches(name, sorted(models | set(index)), n=4, cutoff=0.5)
     title, names = ("close matches", close) if close else ("known presets", sorted(index))
     raise PresetNotFound(f"no preset named {handle!r}; {title}: {', '.join(names) or 'none'}")
@@ -287,9 +297,15 @@ def _hub(handle: str) -> Preset:
     repo, subfolder, revision = match[1], match[2], match[3] or "main"
     # A branch may have a slash in its name; quoted, it is one part of the URL and one folder.
     quoted = urllib.parse.quote(revision, safe="")
-    endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-    base = f"{endpoint}/{repo}/resolve/{quoted}{subfolder}"
     preset = cache.home() / "hub" / f"{repo}/{quoted}{subfolder}" / MANIFEST
+
+    def sources(filename: str) -> list[str]:
+        plain = (
+            f"{hub.endpoint()}/{repo}/resolve/{quoted}{subfolder}/{urllib.parse.quote(filename)}"
+        )
+        own = [f"hf://{repo}{subfolder}/{filename}@{revision}"] if hub.is_installed() else []
+        # A server of plain files is no hub for the hub's own client.
+        return [*own, plain]
 
     manifest = None
     with contextlib.suppress(ManifestError, OSError):
@@ -297,12 +313,11 @@ def _hub(handle: str) -> Preset:
     pinned = re.fullmatch("[0-9a-f]{40}", revision) is not None
     if manifest is None or not (pinned or cache.offline()):
         try:
-            manifest = cache.fetch_manifest(f"{base}/{MANIFEST}", preset)
+            manifest = cache.fetch_manifest(sources(MANIFEST), preset)
         except cache.FetchError as error:
             if manifest is None:
                 raise
             warnings.warn(f"{handle}: the copy in the cache is used: {error}", stacklevel=4)
     for filename, entry in manifest["files"].items():
-        source = f"{base}/{urllib.parse.quote(filename)}"
-        entry["urls"] = [source, *entry.get("urls", [])]
+        entry["urls"] = [*sources(filename), *entry.get("urls", [])]
     return Preset(preset.parent, manifest)

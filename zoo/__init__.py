@@ -7,6 +7,7 @@ nor any data library; each name below is imported on first use.
 
 import os as _os
 from importlib import import_module
+from importlib.util import find_spec
 
 from zoo.saving import announce as _announce
 
@@ -28,8 +29,9 @@ _HOMES = {
     "create": "zoo.api",
     "load": "zoo.api",
     "presets": "zoo.api",
-    "add_method": "registry",
-    "Entry": "registry",
+    "push": "zoo.api",
+    "add_method": "zoo.catalogue",
+    "Entry": "zoo.catalogue",
     "Model": "zoo.model",
     "Registration": "zoo.registration",
     "Surface": "zoo.surface",
@@ -41,7 +43,7 @@ _HOMES = {
 }
 
 # Names of the past: they work and warn, but are not advertised.
-_OLD_HOMES = {"register": "registry"}
+_OLD_HOMES = {"register": "zoo.catalogue"}
 
 # Rooms that are imported when they are first named, as in `zoo.layers.SpatialTransformer`.
 _ROOMS = (
@@ -57,6 +59,9 @@ _ROOMS = (
     "view",
 )
 
+# They lie beside this package in the repository and inside it in a wheel.
+_LEAVES = ("pretrained", "registry")
+
 __all__ = sorted(_HOMES)
 
 
@@ -65,8 +70,11 @@ def __getattr__(name):
         return getattr(import_module(home), name)
     if name in _ROOMS:
         return import_module(f"zoo.{name}")
+    if name in _LEAVES:
+        inside = find_spec(f"zoo.{name}") is not None
+        return import_module(f"zoo.{name}" if inside else name)
     raise AttributeError(f"module 'zoo' has no attribute {name!r}; it has {', '.join(__all__)}")
 
 
 def __dir__():
-    return [*globals(), *__all__, *_ROOMS]
+    return [*globals(), *__all__, *_ROOMS, *_LEAVES]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import reprlib
 import zipfile
+from contextlib import suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pretrained
@@ -16,16 +18,23 @@ from registry.signatures import arguments
 MOST_PACKED = 2**24  # bytes of a `.keras` file, beside a multiple of its size
 
 
-def find(pattern: str = "*", pretrained: bool = False, **facts) -> list[str]:
+def find(
+    pattern: str = "*", pretrained: bool = False, *, licence: str | None = None, **facts
+) -> list[str]:
     """Names of methods, or of presets, by wildcard and by facts.
 
     Args:
         pattern: wildcards as in file names; "igr.*" (with a dot) asks for presets.
         pretrained: list presets (`model.tag`) instead of methods.
+        licence: of the weights, by wildcard, such as "CC0-*"; lists presets. Those of the zoo have
+            SPDX identifiers; what is not free is a "LicenseRef-...".
         **facts: `task`, `data`, `dims`, `traits` that an entry must have.
 
     Returns:
         Sorted names. Broken plugins are listed by `registry.find`, not here.
+
+    Raises:
+        TypeError: if `licence` is no text, or a fact has another name.
 
     Example:
         >>> zoo.find("*lddmm*")
@@ -35,10 +44,21 @@ def find(pattern: str = "*", pretrained: bool = False, **facts) -> list[str]:
         >>> "igr.bunny" in zoo.find("igr.*")
         True
     """
-    if pretrained or "." in pattern:
+    if licence is not None and not isinstance(licence, str):
+        raise TypeError(f"licence: got {licence!r}, expected a wildcard such as 'CC0-*'")
+    if pretrained or licence is not None or "." in pattern:
         models = {entry.name for entry in registry.find(**facts)}
-        return [preset.name for preset in presets(pattern) if preset.model in models]
+        return [
+            preset.name
+            for preset in presets(pattern)
+            if preset.model in models and _is_under(preset, licence)
+        ]
     return [entry.name for entry in registry.find(pattern, **facts) if not entry.error]
+
+
+def _is_under(preset: pretrained.Preset, licence: str | None) -> bool:
+    written = preset.manifest["licence"]["weights"]
+    return licence is None or fnmatchcase(written.casefold(), licence.casefold())
 
 
 def presets(pattern: str = "*") -> list[pretrained.Preset]:
@@ -174,6 +194,35 @@ def load(source: str | Path, *, golden: bool = False, **config):
     if golden:
         model.check_golden(preset)
     return model
+
+
+def push(folder: str | Path, handle: str, *, private: bool = False) -> str:
+    """Uploads a preset that `save_preset` wrote to a hub, where others load it by its handle.
+
+    Its hashes are verified first. The hub's card is made of the preset's, with licence, tags and
+    metrics for those who search. Needs `pip install huggingface_hub`, and a token that may write.
+
+    Args:
+        folder: of the preset, or its name.
+        handle: "hf://owner/name"; the repository is made where there is none.
+        private: whether a repository that is made is seen by its owner alone.
+
+    Returns:
+        The handle of what was uploaded, "hf://owner/name@commit", for `load`.
+
+    Raises:
+        pretrained.IntegrityError: if a file of the preset is altered; nothing is uploaded.
+        pretrained.PushError: if there is no token, or the hub refuses.
+        ValueError, TypeError: if an argument is of another form.
+        ImportError: if `huggingface_hub` is not installed.
+    """
+    roots, tags = registry.preset_folders(), []
+    # A preset may be of a method that is not installed here.
+    if isinstance(folder, str | Path):
+        with suppress(registry.UnknownName):
+            entry = registry.get(pretrained.info(str(folder), roots=roots).model)
+            tags = [entry.task, *entry.data, *entry.traits]
+    return pretrained.push(folder, handle, private=private, tags=tags, roots=roots)
 
 
 def _check_config(method: str, config: dict, where: str) -> None:

@@ -2,6 +2,10 @@
 
 import json
 
+import pytest
+
+import zoo
+
 
 def test_list(run):
     status, out, _ = run("list")
@@ -12,6 +16,20 @@ def test_list(run):
     assert {row["kind"] for row in only} == {"preset"}
     status, out, err = run("list", "nothing*")
     assert status == 1 and not out and "nothing matches" in err
+
+
+def test_list_by_licence(run):
+    rows = json.loads(run("list", "--licence", "cc0-*", "--json")[1])
+    assert {row["kind"] for row in rows} == {"preset"}
+    assert {row["name"] for row in rows} == set(zoo.find(licence="CC0-1.0"))
+    names = zoo.find("igr.*", licence="CC*")
+    assert "igr.knot" in names and "igr.bunny" not in names
+    assert "dirvnet.chessboard2d" not in zoo.find(licence="CC*", task="surface")
+    assert zoo.find(licence="") == []
+    status, out, err = run("list", "igr", "--licence", "GPL*")
+    assert status == 1 and not out and "nothing matches 'igr' under the licence 'GPL*'" in err
+    with pytest.raises(TypeError, match="licence: got 3, expected a wildcard"):
+        zoo.find(licence=3)
 
 
 def test_show(run, preset):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from packaging.licenses import canonicalize_license_expression
 
 import pretrained
 import zoo
@@ -41,6 +42,16 @@ def test_files_recipe_and_card(name):
     assert any("held out" in row["protocol"] for row in preset.manifest["metrics"])
     assert importlib.util.spec_from_file_location("recipe", preset.path("train.py"))
     assert "train.py" in preset.manifest["training"]["script"]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_licences_are_of_spdx_and_those_of_the_recipe(name):
+    preset = PRESETS[name]
+    for key, written in preset.manifest["licence"].items():
+        if key in ("weights", "data"):
+            assert canonicalize_license_expression(written) == written
+        if key == "weights":
+            assert f'"weights": "{written}"' in preset.path("train.py").read_text()
 
 
 @pytest.mark.parametrize("name", PRESETS)

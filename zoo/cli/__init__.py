@@ -8,10 +8,10 @@ import sys
 import warnings
 
 from zoo import __version__
-from zoo.cli import browse, conversions, registrations, surfaces, training, views
+from zoo.cli import browse, conversions, publishing, registrations, surfaces, training, views
 from zoo.cli.shared import FAILED, INTERRUPTED
 
-COMMAND_FILES = (browse, surfaces, registrations, views, training, conversions)
+COMMAND_FILES = (browse, surfaces, registrations, views, training, conversions, publishing)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -18,6 +18,9 @@ def add_parsers(commands):
     for fact in ("task", "data", "traits"):
         sub.add_argument(f"--{fact}", help=f"only methods with this {fact}")
     sub.add_argument("--dims", type=int, help="only methods for this dimension")
+    sub.add_argument(
+        "--licence", help="only presets whose weights have this SPDX licence: a wildcard, 'CC0-*'"
+    )
 
     sub = command(
         commands, "show", show, "show the card of a preset, or a method with its arguments"
@@ -50,11 +53,11 @@ def list_names(options):
         if getattr(options, name) is not None
     }
     rows = []
-    if not options.pretrained and "." not in options.pattern:
+    if not options.pretrained and options.licence is None and "." not in options.pattern:
         for entry in registry.find(options.pattern, **facts):
             note = f"broken: {entry.error}" if entry.error else entry.summary
             rows.append({"name": entry.name, "kind": "method", "summary": note})
-    wanted = set(zoo.find("*", pretrained=True, **facts))
+    wanted = set(zoo.find("*", pretrained=True, licence=options.licence, **facts))
     pattern = options.pattern if "." in options.pattern else f"{options.pattern}.*"
     for preset in presets(pattern):
         if preset.name in wanted:
@@ -67,7 +70,8 @@ def list_names(options):
     for row in rows:
         print(f"{row['name']:{width}}  {row['kind']:6}  {row['summary']}")
     if not rows:
-        print(f"zoo: nothing matches {options.pattern!r}", file=sys.stderr)
+        under = "" if options.licence is None else f" under the licence {options.licence!r}"
+        print(f"zoo: nothing matches {options.pattern!r}{under}", file=sys.stderr)
         return FAILED
 
 

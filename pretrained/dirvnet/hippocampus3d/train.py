@@ -29,7 +29,7 @@ if __name__ == "__main__":
         "only tested on; a head on both sides of a border cannot be ruled out. Training images "
         "were changed at random: gain, offset, noise, crops, small affine maps.",
         licence={
-            "weights": "CC-BY-SA-4.0, as the data",
+            "weights": "CC-BY-SA-4.0",
             "data": "CC-BY-SA-4.0",
             "attribution": "Medical Segmentation Decathlon, Task04 Hippocampus (Simpson et al., "
             "arXiv:1902.09063; Antonelli et al., Nature Communications 2022)",

@@ -27,7 +27,7 @@ if __name__ == "__main__":
         protocol="40 random pairs of the last 40 cases, held out, centred, Dice of 2 labels",
         summary="Hippocampus MRI (T1) of different subjects, trained on the overlap of labels.",
         licence={
-            "weights": "CC-BY-SA-4.0, as the data",
+            "weights": "CC-BY-SA-4.0",
             "data": "CC-BY-SA-4.0",
             "attribution": "Medical Segmentation Decathlon, Task04 Hippocampus (Simpson et al., "
             "arXiv:1902.09063; Antonelli et al., Nature Communications 2022)",

@@ -13,8 +13,9 @@ if __name__ == "__main__":
         data="Stanford armadillo, version of 49,990 vertices",
         summary="Signed distance to the Stanford armadillo, in the units of the scan.",
         licence={
-            "weights": "non-commercial research use, as the data",
-            "data": "Stanford 3D Scanning Repository: research use with credit, non-commercial",
+            "weights": "LicenseRef-noncommercial-research",
+            "data": "LicenseRef-noncommercial-research",
+            "terms": "Stanford 3D Scanning Repository: research use with credit, non-commercial",
             "attribution": "Model courtesy of the Stanford Computer Graphics Laboratory, Stanford "
             "3D Scanning Repository (http://graphics.stanford.edu/data/3Dscanrep/).",
         },

@@ -13,8 +13,9 @@ if __name__ == "__main__":
         data="Stanford bunny (bun_zipper.ply)",
         summary="Signed distance to the Stanford bunny, in metres.",
         licence={
-            "weights": "non-commercial research use, as the data",
-            "data": "Stanford 3D Scanning Repository: research use with credit, non-commercial",
+            "weights": "LicenseRef-noncommercial-research",
+            "data": "LicenseRef-noncommercial-research",
+            "terms": "Stanford 3D Scanning Repository: research use with credit, non-commercial",
             "attribution": "Model courtesy of the Stanford Computer Graphics Laboratory, Stanford "
             "3D Scanning Repository (http://graphics.stanford.edu/data/3Dscanrep/).",
         },

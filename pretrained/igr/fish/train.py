@@ -13,7 +13,7 @@ if __name__ == "__main__":
         summary="Signed distance to a fish, free for any use.",
         licence={
             "weights": "CC0-1.0",
-            "data": "public domain",
+            "data": "LicenseRef-public-domain",
             "attribution": "Mesh from odedstein-meshes (Oded Stein, github.com/odedstein/meshes).",
         },
         notes="This is a CPU-sized configuration (8 x 256); `train.py --paper` trains the "

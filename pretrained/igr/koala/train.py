@@ -13,7 +13,8 @@ if __name__ == "__main__":
         summary="Signed distance to a koala, free for any use with attribution.",
         licence={
             "weights": "CC-BY-3.0",
-            "data": "CC BY 3.0",
+            "data": "CC-BY-3.0",
+            "terms": "https://creativecommons.org/licenses/by/3.0/",
             "attribution": "Koala by YahooJAPAN (thingiverse.com/thing:182225), modified version "
             "from odedstein-meshes (Oded Stein, github.com/odedstein/meshes).",
         },

@@ -23,8 +23,8 @@ if __name__ == "__main__":
         protocol="24 pairs of 12 held out subjects, Dice of 4 tissue labels",
         summary="Axial brain slices (T1) of different subjects, trained without labels.",
         licence={
-            "weights": "GPL-2.0, as the data",
-            "data": "GPL-2.0",
+            "weights": "GPL-2.0-only",
+            "data": "GPL-2.0-only",
             "attribution": "ANTsTutorial (Brian Avants, github.com/stnava/ANTsTutorial), "
             "Pediatric Template of Brain Perfusion",
         },

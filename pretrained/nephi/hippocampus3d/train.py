@@ -19,7 +19,7 @@ if __name__ == "__main__":
         "by blocks of case numbers: the first 140 are trained on, 20 lie between, the last 40 are "
         "only tested on; a head on both sides of a border cannot be ruled out.",
         licence={
-            "weights": "CC-BY-SA-4.0, as the data",
+            "weights": "CC-BY-SA-4.0",
             "data": "CC-BY-SA-4.0",
             "attribution": "Medical Segmentation Decathlon, Task04 Hippocampus (Simpson et al., "
             "arXiv:1902.09063; Antonelli et al., Nature Communications 2022)",

@@ -1,6 +1,6 @@
 """What this plugin adds. Kept apart from the class, so that listing it imports nothing heavy."""
 
-from registry import Entry
+from zoo import Entry
 
 ENTRIES = [
     Entry(
