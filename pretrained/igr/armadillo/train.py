@@ -1,14 +1,12 @@
 """Makes the preset igr.armadillo: python train.py armadillo.obj"""
 
-from zoo.models.igr import AUTHORS
 from zoo.recipes import surface_preset
 
 if __name__ == "__main__":
     surface_preset(
         __file__,
-        config=AUTHORS | {"width": 256, "depth": 8, "points_per_step": 2048},
-        steps=2500,
-        learning_rate=2e-3,
+        config={"entries": 2**15},
+        steps=800,
         preview_turn=180.0,
         data="Stanford armadillo, version of 49,990 vertices",
         summary="Signed distance to the Stanford armadillo, in the units of the scan.",
@@ -19,6 +17,5 @@ if __name__ == "__main__":
             "attribution": "Model courtesy of the Stanford Computer Graphics Laboratory, Stanford "
             "3D Scanning Repository (http://graphics.stanford.edu/data/3Dscanrep/).",
         },
-        notes="Trained on a decimated version; detail below about one unit is missing from it. "
-        "This is a CPU-sized configuration (8 x 256); `train.py --paper` trains the authors'.",
+        notes="Trained on a decimated version; detail below about one unit is missing from it.",
     )

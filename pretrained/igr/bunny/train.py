@@ -1,14 +1,12 @@
 """Makes the preset igr.bunny: python train.py bun_zipper.ply"""
 
-from zoo.models.igr import AUTHORS
 from zoo.recipes import surface_preset
 
 if __name__ == "__main__":
     surface_preset(
         __file__,
-        config=AUTHORS | {"width": 256, "depth": 8, "points_per_step": 2048},
-        steps=2500,
-        learning_rate=2e-3,
+        config={"entries": 2**15},
+        steps=800,
         open_scan=True,
         data="Stanford bunny (bun_zipper.ply)",
         summary="Signed distance to the Stanford bunny, in metres.",
@@ -20,6 +18,5 @@ if __name__ == "__main__":
             "3D Scanning Repository (http://graphics.stanford.edu/data/3Dscanrep/).",
         },
         notes="The scan has holes in the base, which the network closes; `mesh(trim=scan)` leaves "
-        "them open. The Hausdorff distance without trimming is the size of the largest hole. "
-        "This is a CPU-sized configuration (8 x 256); `train.py --paper` trains the authors'.",
+        "them open. The Hausdorff distance without trimming is the size of the largest hole.",
     )
