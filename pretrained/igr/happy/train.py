@@ -17,6 +17,6 @@ if __name__ == "__main__":
             "attribution": "Model courtesy of the Stanford Computer Graphics Laboratory, Stanford "
             "3D Scanning Repository (http://graphics.stanford.edu/data/3Dscanrep/).",
         },
-        notes="Trained on a decimated version. Stanford asks for uses in good taste, for the Buddha "
+        notes="Trained on a decimated version. Stanford asks for uses in good taste, for Buddha "
         "is a religious symbol: no morphing, no destruction.",
     )
