@@ -13,10 +13,10 @@ if __name__ == "__main__":
     registration_preset(
         __file__,
         method="nephi",
-        config={"dims": 2, "points": 512, "probes": 64},
+        config={"dims": 2, "points": 256, "probes": 32},
         datasets=datasets,
         folder=False,
-        steps=12_000,
+        steps=6_000,
         learning_rate=1e-3,
         loss_weights={"consistency": 1.0},
         refined={"epochs": 5},
