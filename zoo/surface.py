@@ -48,6 +48,8 @@ class Surface(Model):
         ValueError: for other `dims`.
     """
 
+    usual_epochs = 20  # of a training from the shell
+
     @checked()
     def __init__(self, dims: int = 3, **kwargs):
         # Coordinates need float32 under any precision policy.

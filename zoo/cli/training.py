@@ -30,6 +30,8 @@ from zoo.cli.shared import (
 PAIR_OPTIONS = ("batch_size", "shape", "align", "validation", "labels")
 FITTED_TO_EACH = "model: {!r} is fitted to each pair: use zoo register."
 
+EPOCHS = 20  # of a registration, when none are given
+
 
 def add_parsers(commands):
     """`train`."""
@@ -50,7 +52,7 @@ def add_parsers(commands):
         "clouds, each of which is learned from with deformed copies of itself",
     )
     sub.add_argument("--out", type=place, required=True, help="the preset folder to write")
-    sub.add_argument("--epochs", type=int, default=20)
+    sub.add_argument("--epochs", type=int, help="20, of igr 6, when left out")
     sub.add_argument(
         "--steps-per-epoch",
         type=int,
@@ -59,7 +61,8 @@ def add_parsers(commands):
     sub.add_argument(
         "--learning-rate",
         type=float,
-        help="start of a cosine decay; 2e-3 for a scan, 1e-3 for a registration, when left out",
+        help="start of a cosine decay; when left out 1e-3 for a registration, for a scan what the "
+        "method has, or 2e-3",
     )
     add_seed(sub)
     add_setting(sub)
@@ -125,11 +128,16 @@ def _train_surface(options, config: dict, weights: dict):
     keras = load_keras()
     keras.utils.set_random_seed(options.seed)
     model = model_of(options.model, config, scan.dims)
-    steps = options.steps_per_epoch or 100
-    decay = keras.optimizers.schedules.CosineDecay(
-        options.learning_rate or 2e-3, options.epochs * steps, alpha=1e-3
-    )
-    model.compile(keras.optimizers.Adam(decay), loss_weights=model.loss_weights | weights)
+    steps, optimizer = options.steps_per_epoch or 100, model.default_optimizer()
+    if options.epochs is None:
+        options.epochs = model.usual_epochs
+    own = optimizer.get_config()
+    rate = options.learning_rate
+    if rate is None:
+        rate = own["learning_rate"] if isinstance(own["learning_rate"], float) else 2e-3
+    decay = keras.optimizers.schedules.CosineDecay(rate, options.epochs * steps, alpha=1e-3)
+    optimizer = type(optimizer).from_config(own | {"learning_rate": decay})
+    model.compile(optimizer, loss_weights=model.loss_weights | weights)
     _run(
         model,
         scan,
@@ -152,6 +160,8 @@ def _train_registration(options, config: dict, weights: dict, entry):
         raise NotADirectoryError(f"--labels: no folder {str(options.labels)!r}.")
     if options.labels is not None and entry is not None and not has_argument(entry.name, "labels"):
         raise ValueError(f"--labels: {entry.name!r} does not learn from labels.")
+    if options.epochs is None:
+        options.epochs = EPOCHS
     keras = load_keras()
     from zoo.cli.training_pairs import read_training_pairs
 

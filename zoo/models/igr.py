@@ -235,6 +235,11 @@ class IGR(Surface):
             terms["far"] = ops.mean(x["known"] * error)
         return terms
 
+    @property
+    def usual_epochs(self) -> int:
+        """Epochs of a training for which none are given: a minute of it with a hash grid."""
+        return EPOCHS if self.encoding is not None else super().usual_epochs
+
     def default_optimizer(self):
         if self.encoding is None:
             return keras.optimizers.Adam(HalvingDecay())
@@ -252,7 +257,7 @@ class IGR(Surface):
         if not self.compiled:
             self.compile()
         if kwargs.get("epochs") is None:
-            kwargs["epochs"] = EPOCHS
+            kwargs["epochs"] = self.usual_epochs
         given = kwargs.pop("callbacks", None)
         given = given if isinstance(given, list | tuple) else [given]
         falling = FallingRate(self.optimizer)
