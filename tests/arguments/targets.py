@@ -480,9 +480,11 @@ def functions() -> list[Target]:
 def methods() -> list[Target]:
     """Options of `fit`, `predict`, `evaluate`, `mesh`, `compile` and of transforms."""
     scan = shapes.sphere(60)
-    surface = zoo.create("igr", width=8, depth=2, skips=(2,), neighbours=5, points_per_step=20)
+    surface = zoo.create(
+        "igr", encoding=None, width=8, depth=2, skips=(2,), neighbours=5, points_per_step=20
+    )
     surface.fit(scan, steps_per_epoch=1, verbose=0)
-    plane = zoo.create("igr", dims=2, width=8, depth=2, skips=(2,))
+    plane = zoo.create("igr", dims=2, encoding=None, width=8, depth=2, skips=(2,))
     pair, _, _ = phantoms.phantom_pair((16, 16))
     align = zoo.create("affine", dims=2, levels=1, voxels=200)
     net = zoo.create("dirvnet", dims=2, **TINY_NET)

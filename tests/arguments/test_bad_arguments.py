@@ -117,7 +117,7 @@ def test_weights_are_untouched_by_a_refused_fit():
 
 def test_a_loss_is_not_ignored():
     with pytest.raises(ValueError, match="loss must be None: .* loss_weights"):
-        zoo.create("igr", width=8, depth=2, skips=(2,)).compile(loss="mse")
+        zoo.create("igr", encoding=None, width=8, depth=2, skips=(2,)).compile(loss="mse")
 
 
 def test_what_is_decorated_looks_as_before():

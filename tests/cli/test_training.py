@@ -14,10 +14,10 @@ from zoo.io.images import write_labels
 def test_train_from_scratch_and_from_a_preset(run, preset, scan, tmp_path):
     quick = ("--epochs", 1, "--steps-per-epoch", 2)
     fresh = tmp_path / "fresh"
-    words = ("--set", "width=16", "--set", "depth=2", "--set", "skips=[1]")
+    words = ("--set", "width=32", "--set", "depth=2", "--set", "skips=[1]")
     status, said, _ = run("train", "igr", scan, "--out", fresh, *quick, *words)
     assert status == 0 and "zoo.load" in said
-    assert zoo.load(fresh).network.width == 16
+    assert zoo.load(fresh).network.width == 32
     status, _, err = run("train", "igr", scan, "--out", fresh, *quick)
     assert status == 1 and "--overwrite" in err
     tuned = tmp_path / "tuned"
