@@ -17,6 +17,7 @@ def surface_preset(
     seed: int = 0,
     open_scan: bool = False,
     preview_turn: float = 0.0,
+    z_up: bool = False,
     method: str = "igr",
     **facts,
 ):
@@ -35,7 +36,8 @@ def surface_preset(
         scan: a `zoo.Scan` where the recipe generates one.
         seed: of weights and samples.
         open_scan: the scan has holes; the trimmed mesh is measured too.
-        preview_turn: degrees about the y axis, for a scan that looks away from the viewer.
+        preview_turn: degrees about the vertical, for a scan that looks away from the viewer.
+        z_up: the vertical of the scan is its third axis, not its second.
         method: name of the entry.
         **facts: further keys of the manifest: `data` (its name), `licence`, `summary`, `notes`,
             `default`.
@@ -65,7 +67,7 @@ def surface_preset(
             source=f"{data}, {len(training)} points",
             steps=total,
             metrics=lambda: _measured(model, whole, training, test, data, open_scan),
-            draw=lambda path: _draw(model, arguments.out.name, preview_turn, path),
+            draw=lambda path: _draw(model, arguments.out.name, preview_turn, z_up, path),
             fit={
                 "epochs": max(1, total // 100),
                 "steps_per_epoch": min(total, 100),
@@ -102,13 +104,15 @@ def _sampling_floor(whole, test) -> dict:
     return held_out_distances(points, test.points, *whole.frame)
 
 
-def _draw(model, name: str, turn: float, path):
+def _draw(model, name: str, turn: float, z_up: bool, path):
     import numpy as np
     import trimesh
 
     from zoo.view.surfaces import surface_figure
 
     mesh = model.mesh(160)
+    if z_up:
+        mesh.apply_transform(trimesh.transformations.rotation_matrix(-np.pi / 2, [1, 0, 0]))
     turned = trimesh.transformations.rotation_matrix(np.deg2rad(turn), [0, 1, 0])
     mesh.apply_transform(turned)
     surface_figure({name: mesh}, path)

@@ -7,6 +7,8 @@ if __name__ == "__main__":
         __file__,
         config={"entries": 2**15},
         steps=800,
+        z_up=True,
+        preview_turn=180.0,
         data="Stanford Lucy, version of 49,987 vertices",
         summary="Signed distance to the Stanford Lucy, in the units of the scan.",
         licence={
