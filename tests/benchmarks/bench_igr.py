@@ -19,7 +19,7 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 WIDTH, DEPTH, SKIP, BATCH, RESOLUTION, BETA = 512, 8, 4, 2048, 256, 100.0
-PRESET, MESH_WIDTH = "igr.armadillo", 256  # 8 x 256
+PRESET, MESH_WIDTH = "igr.koala", 256  # 8 x 256
 SHARE = 16  # the dense grid takes minutes: every 16th point stands for all
 
 

@@ -19,7 +19,18 @@ ROOT = Path(pretrained.__file__).parent
 
 def test_the_promised_presets_are_there():
     promised = {
-        "igr": ("armadillo", "bunny", "fish", "knot", "koala"),
+        "igr": (
+            "armadillo",
+            "bunny",
+            "dragon",
+            "drill",
+            "fish",
+            "happy",
+            "knot",
+            "koala",
+            "lucy",
+            "rgb_dragon",
+        ),
         "dirvnet": (
             "brain2d",
             "chessboard2d",
