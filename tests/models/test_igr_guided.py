@@ -67,7 +67,7 @@ def test_many_points_are_looked_up_by_a_part_of_them(monkeypatch):
 
 def test_noise_closes_fine_levels():
     rng = np.random.default_rng(0)
-    noisy = zoo.Scan(TORUS.points + rng.normal(0, 0.02, TORUS.points.shape))
+    noisy = zoo.Scan(TORUS.points + rng.normal(0, 0.03, TORUS.points.shape))
     opened = []
     for scan in (TORUS, noisy):
         model = IGR(**SMALL | {"finest": 96})

@@ -13,7 +13,7 @@ from zoo.ops.array_arguments import real_array
 
 POOL = 20_000  # points of the box whose distances are looked up once
 SURE = 0.25  # how far a winding number must lie from one half to tell a side
-NOISES = 2.0  # standard deviations of noise that make the smallest thing that can be seen
+NOISES = 1.0  # standard deviations of noise that make the smallest thing that can be seen
 FAR = 2.0  # spacings of the scan beyond which the nearest point tells the distance
 
 
