@@ -15,6 +15,7 @@ from zoo.data import fields, keypoints, lungs, outlines, pairs, phantoms, shapes
 from zoo.data.augmentation import Augmented
 from zoo.data.chessboard import Chessboard, ChessboardPairs
 from zoo.data.surface_batches import SurfaceSampler
+from zoo.layers.hash_grid import HashGrid
 from zoo.layers.intensities import locally_normalised
 from zoo.layers.pyramid import downsample, image_pyramid
 from zoo.losses.levels import Temperature
@@ -102,6 +103,7 @@ def constructors() -> list[Target]:
             KERAS,
             also={"depth": [10**6], "width": [10**8]},
         ),
+        Target("layers.hash_grid", HashGrid, {"levels": 2, "finest": 16, "entries": 2**8}),
         Target("models.igr_sampler", SurfaceSampler, {"scan": shapes.sphere(100), "neighbours": 5}),
         Target("models.igr_decay", HalvingDecay),
         Target(
