@@ -120,11 +120,8 @@ class Surface(Model):
             return data
         self._check_dims(scan)
         scan = scan.without_unused()
-        if scan.normals is not None and not validation:
-            for doubt in doubts_of_normals(scan.points, scan.normals):
-                warnings.warn(f"{scan.name!r}: {doubt}.", UserWarning, stacklevel=4)
-        for doubt in () if validation else doubts_of_points(scan.points):
-            warnings.warn(f"{scan.name!r}: {doubt}.", UserWarning, stacklevel=4)
+        if not validation:
+            warn_of(scan, stacklevel=5)
         centre, scale = (self._centre, self._scale) if validation else scan.frame
         batches = self.batches(scan, (centre, scale), **options)
         # Only after the scan was accepted: a refused fit leaves the model as it was.
@@ -193,7 +190,7 @@ class Surface(Model):
             raise ValueError("trim_distance needs trim, the scan to which it is measured.")
         if trim is not None:
             limit = 0.04 * self._scale if trim_distance is None else trim_distance
-            far = cKDTree(_scan(trim, "trim").points).query(vertices, workers=-1)[0] > limit
+            far = cKDTree(scan_from(trim, "trim").points).query(vertices, workers=-1)[0] > limit
             faces = faces[~far[faces].any(axis=1)]
         mesh = trimesh.Trimesh(vertices, faces, process=False)
         if trim is not None:
@@ -262,7 +259,7 @@ class Surface(Model):
         results = surface_metrics.held_out_distances(
             few, truth.points, self._centre, self._scale
         ) | surface_metrics.benchmark_distances(
-            sampled, truth.points, None if scan is None else _scan(scan, "scan").points
+            sampled, truth.points, None if scan is None else scan_from(scan, "scan").points
         )
         if truth.normals is not None:
             results["normal_consistency"] = surface_metrics.normal_consistency(
@@ -332,6 +329,13 @@ class Surface(Model):
         return (cube * self._scale + self._centre).astype(np.float32)
 
 
+def warn_of(scan: Scan, stacklevel: int) -> None:
+    """Warns where normals point inward or contradict their neighbours, or points are no surface."""
+    doubts = [] if scan.normals is None else doubts_of_normals(scan.points, scan.normals)
+    for doubt in [*doubts, *doubts_of_points(scan.points)]:
+        warnings.warn(f"{scan.name!r}: {doubt}.", UserWarning, stacklevel=stacklevel)
+
+
 def _as_scan(data, argument: str) -> Scan | None:
     try:
         return as_scan(data)
@@ -339,7 +343,8 @@ def _as_scan(data, argument: str) -> Scan | None:
         raise ValueError(f"{argument}: {error}") from error
 
 
-def _scan(data, argument: str) -> Scan:
+def scan_from(data, argument: str) -> Scan:
+    """A scan of what an argument was given, see `zoo.data.scan.as_scan`; a ValueError names it."""
     scan = _as_scan(data, argument)
     if scan is None:
         raise ValueError(f"{argument} must be a zoo.Scan, a mesh or points, not {shown(data)}.")

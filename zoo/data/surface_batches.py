@@ -147,7 +147,7 @@ class SurfaceSampler(keras.utils.PyDataset):
 
 
 class ManySurfaces(keras.utils.PyDataset):
-    """Training batches of several scans, of which every step sees some, each as often as the others.
+    """Training batches of several scans, of which every step sees some, each equally often.
 
     A batch stacks what `SurfaceSampler.draw` gives of these scans, so arrays have one more axis in
     front; `member` `[shapes]` are their numbers. It depends on (seed, epoch, index) only.

@@ -37,7 +37,7 @@ from zoo.ops.array_arguments import real_array
 from zoo.ops.falling_rate import fit_falling
 from zoo.ops.gradients import norm, value_and_gradient
 from zoo.registration.frame import exact, stored
-from zoo.surface import MESH_BOX, Surface
+from zoo.surface import MESH_BOX, Surface, scan_from, warn_of
 
 NETWORK = "codes width depth skips activation beta centred radius scale_skips"
 """What of `CoordinateMLP` the constructor takes."""
@@ -151,6 +151,11 @@ class IGRSpace(Surface):
         """Parameters of the network and the codes of the training scans."""
         return super().count_params() - (self.codes + 1)
 
+    @property
+    def frame(self) -> tuple[np.ndarray, float]:
+        """Centre `[dims]` and scale of the frame that all scans share, in their units."""
+        return self._centre, self._scale
+
     # The field and its training
 
     def field(self, points):
@@ -237,12 +242,14 @@ class IGRSpace(Surface):
         if not isinstance(data, list | tuple):
             if as_scan(data) is not None:
                 raise ValueError(
-                    f"x: validation needs the {self.members} scans that are trained on, or other "
-                    "points of them, for only these have codes."
+                    f"validation_data must be a list of the {self.members} scans that are trained "
+                    "on, or of other points of them, for only these have codes."
                 )
             return data
         scans = self._scans(data)
-        frame = (self._centre, self._scale) if validation else common_frame(scans)
+        for scan in () if validation else scans:
+            warn_of(scan, stacklevel=6)
+        frame = self.frame if validation else common_frame(scans)
         batches = self.batches(scans, frame, **options)
         # Only after the scans were accepted: a refused fit leaves the model as it was.
         self.centre.assign(frame[0])
@@ -276,17 +283,9 @@ class IGRSpace(Surface):
     def _scans(self, data) -> list[Scan]:
         scans = []
         for number, each in enumerate(data):
-            try:
-                scan = as_scan(each)
-            except ValueError as error:
-                raise ValueError(f"x[{number}]: {error}") from error
-            if scan is None:
-                raise ValueError(
-                    f"x[{number}] must be a zoo.Scan, a mesh or points, not {shown(each)}."
-                )
+            scan = scan_from(each, f"x[{number}]")
             self._check_dims(scan)
-            scan = scan.without_unused()
-            scans.append(scan)
+            scans.append(scan.without_unused())
         if len(scans) != self.members:
             raise ValueError(
                 f"x must hold the {self.members} scans that members says, not {len(scans)}."
@@ -312,11 +311,8 @@ class IGRSpace(Surface):
         Raises:
             ValueError: as `fit`.
         """
-        found = as_scan(scan)
-        if found is None:
-            raise ValueError(f"scan must be a zoo.Scan, a mesh or points, not {shown(scan)}.")
         options = {"epochs": epochs, "steps_per_epoch": steps_per_epoch, "verbose": 0}
-        return self._search(found, seed=seed, **options)[0]
+        return self._search(scan_from(scan, "scan"), seed=seed, **options)[0]
 
     @checked(steps_per_epoch=(1, MOST))
     def _search(
@@ -332,9 +328,10 @@ class IGRSpace(Surface):
         self._check_learned()
         if kwargs.get("validation_data") is not None:
             raise ValueError("validation_data must be None for one scan, which evaluate measures.")
-        scan, frame = scan.without_unused(), (self._centre, self._scale)
+        scan = scan.without_unused()
+        warn_of(scan, stacklevel=5)
         points = min(self.points_per_step, len(scan))
-        batches = self._sampler(scan, frame, points, steps_per_epoch or STEPS, seed or 0)
+        batches = self._sampler(scan, self.frame, points, steps_per_epoch or STEPS, seed or 0)
         if self._kept.search is None:
             self._kept.search = CodeSearch(self.network)
         search, trainable = self._kept.search, self.network.trainable
@@ -359,11 +356,16 @@ class IGRSpace(Surface):
         left = [np.abs(ops.convert_to_numpy(self.network(some, z[None]))).mean() for z in known]
         return known[int(np.argmin(left))]
 
-    def residual_of(self, scan: Scan, code: np.ndarray) -> float:
-        """Mean |f| of a code at points of a scan, in the frame."""
+    def residual_of(self, scan: Scan, code) -> float:
+        """How far the points of a scan lie from the surface of a code: mean |f|, in the frame.
+
+        Args:
+            scan: the points.
+            code: `[codes]`, or the number of a training scan.
+        """
         points = self._into_frame(scan.points)
         points = points[np.random.default_rng(0).permutation(len(points))[:SEEN]]
-        code = np.asarray(code, np.float32)[None]
+        code = self._code("code", code).astype(np.float32)[None]
         return float(np.abs(ops.convert_to_numpy(self.network(points, code))).mean())
 
     def _doubt(self, scan: Scan) -> None:
