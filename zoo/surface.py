@@ -115,7 +115,7 @@ class Surface(Model):
             ValueError: for a scan of other dimension than the model's, or one that `batches`
                 refuses.
         """
-        scan = _as_scan(data, "x")
+        scan = scan_or_none(data, "x")
         if scan is None:
             return data
         self._check_dims(scan)
@@ -245,7 +245,7 @@ class Surface(Model):
             mesh `distance_error_near` and `distance_error_box`, the mean error of the distance
             itself within about 0.05 of the true surface and in that cube, in the frame.
         """
-        truth = _as_scan(x, "x")
+        truth = scan_or_none(x, "x")
         if truth is None:
             check_inputs("x", x)
             return super().evaluate(x, *args, **kwargs)
@@ -336,7 +336,8 @@ def warn_of(scan: Scan, stacklevel: int) -> None:
         warnings.warn(f"{scan.name!r}: {doubt}.", UserWarning, stacklevel=stacklevel)
 
 
-def _as_scan(data, argument: str) -> Scan | None:
+def scan_or_none(data, argument: str) -> Scan | None:
+    """What `zoo.data.scan.as_scan` makes of an argument, which a ValueError names."""
     try:
         return as_scan(data)
     except ValueError as error:
@@ -344,8 +345,8 @@ def _as_scan(data, argument: str) -> Scan | None:
 
 
 def scan_from(data, argument: str) -> Scan:
-    """A scan of what an argument was given, see `zoo.data.scan.as_scan`; a ValueError names it."""
-    scan = _as_scan(data, argument)
+    """The scan that an argument is; a ValueError that names it says where it is none."""
+    scan = scan_or_none(data, argument)
     if scan is None:
         raise ValueError(f"{argument} must be a zoo.Scan, a mesh or points, not {shown(data)}.")
     return scan

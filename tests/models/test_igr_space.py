@@ -1,4 +1,4 @@
-"""A family of spheres: what is learned, the codes of others, shapes between two, and what is refused."""
+"""A family of spheres: what is learned, codes of others, shapes between, and what is refused."""
 
 import keras
 import numpy as np
@@ -71,7 +71,7 @@ def test_what_is_no_member_is_said(family):
 
 
 def test_a_line_of_codes_ends_at_both_shapes(family):
-    before = family.code.numpy() if hasattr(family.code, "numpy") else np.asarray(family.code)
+    before = keras.ops.convert_to_numpy(family.code)
     between = family.interpolate(0, 2, 3, resolution=32)
     ends = [family.decode(number).mesh(32) for number in (0, 2)]
     for found, end in zip((between[0], between[-1]), ends, strict=True):

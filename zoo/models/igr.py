@@ -33,7 +33,6 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from zoo.data.scan import as_scan
 from zoo.data.shapes import sphere
 from zoo.data.surface_batches import SurfaceSampler
 from zoo.layers.coordinate_mlp import CoordinateMLP
@@ -42,7 +41,7 @@ from zoo.losses.signed_distance import signed_distance_terms
 from zoo.ops.arguments import MOST, checked, not_negative, one_of, positive
 from zoo.ops.falling_rate import fit_falling
 from zoo.ops.gradients import value_and_gradient
-from zoo.surface import Surface
+from zoo.surface import Surface, scan_or_none
 
 NETWORK = "width depth skips activation beta centred initialisation radius scale_skips"
 """What of `CoordinateMLP` the constructor takes."""
@@ -236,7 +235,7 @@ class IGR(Surface):
         With a hash grid there are 6 epochs by default, and the learning rate falls to a hundredth
         of what it is along half a cosine over all epochs; one that is a schedule stays as it is.
         """
-        if self.encoding is None or (scan := as_scan(x)) is None:
+        if self.encoding is None or (scan := scan_or_none(x, "x")) is None:
             return super().fit(x, y, **kwargs)
         if not self.compiled:
             self.compile()

@@ -26,7 +26,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from zoo.data.scan import Scan, as_scan
+from zoo.data.scan import Scan
 from zoo.data.shapes import sphere
 from zoo.data.surface_batches import ManySurfaces, SurfaceSampler
 from zoo.layers.coordinate_mlp import CoordinateMLP
@@ -37,7 +37,7 @@ from zoo.ops.array_arguments import real_array
 from zoo.ops.falling_rate import fit_falling
 from zoo.ops.gradients import norm, value_and_gradient
 from zoo.registration.frame import exact, stored
-from zoo.surface import MESH_BOX, Surface, scan_from, warn_of
+from zoo.surface import MESH_BOX, Surface, scan_from, scan_or_none, warn_of
 
 NETWORK = "codes width depth skips activation beta centred radius scale_skips"
 """What of `CoordinateMLP` the constructor takes."""
@@ -207,7 +207,7 @@ class IGRSpace(Surface):
             ValueError: for another number of scans, scans that are too small or of another
                 dimension, or one scan before a family was learned.
         """
-        scan = None if isinstance(x, list | tuple) else as_scan(x)
+        scan = None if isinstance(x, list | tuple) else scan_or_none(x, "x")
         if scan is not None:
             code, history = self._search(scan, y, **kwargs)
             self.code.assign(code)
@@ -240,7 +240,7 @@ class IGRSpace(Surface):
             ValueError: as `fit`.
         """
         if not isinstance(data, list | tuple):
-            if as_scan(data) is not None:
+            if scan_or_none(data, "validation_data") is not None:
                 raise ValueError(
                     f"validation_data must be a list of the {self.members} scans that are trained "
                     "on, or of other points of them, for only these have codes."
