@@ -31,11 +31,14 @@ from zoo.data.shapes import sphere
 from zoo.data.surface_batches import ManySurfaces, SurfaceSampler
 from zoo.layers.coordinate_mlp import CoordinateMLP
 from zoo.losses.signed_distance import signed_distance_terms
-from zoo.model import Model
+from zoo.model import TellEpoch
 from zoo.ops.arguments import MOST, between, checked, positive, shown
 from zoo.ops.array_arguments import real_array
+from zoo.ops.compiling import replicas
 from zoo.ops.falling_rate import fit_falling
 from zoo.ops.gradients import norm, value_and_gradient
+from zoo.ops.training import Released
+from zoo.ops.training_arguments import check_fit
 from zoo.registration.frame import exact, stored
 from zoo.surface import MESH_BOX, Surface, scan_from, scan_or_none, warn_of
 
@@ -46,6 +49,7 @@ STEPS = 100  # of an epoch
 EPOCHS, SEARCH_EPOCHS = 30, 4  # of a training and of a fit to one scan
 RATE, SEARCH_RATE = 2e-3, 1e-2
 SEEN = 1024  # points of a scan whose distances tell which code comes close
+SEARCHED = ("surface", "normals", "eikonal", "codes")  # terms of a fit to one scan
 POOR = 3.0  # times the residual of the worst training scan: a code that does not fit
 
 
@@ -334,14 +338,10 @@ class IGRSpace(Surface):
         batches = self._sampler(scan, self.frame, points, steps_per_epoch or STEPS, seed or 0)
         if self._kept.search is None:
             self._kept.search = CodeSearch(self.network)
-        search, trainable = self._kept.search, self.network.trainable
-        weights = {name: self.loss_weights[name] for name in search.default_loss_weights}
+        search = self._kept.search
+        weights = {name: self.loss_weights[name] for name in SEARCHED}
         search.start(self._closest(batches.points), weights)
-        self.network.trainable = False
-        try:
-            history = fit_falling(search.fit, search.optimizer, SEARCH_EPOCHS, batches, y, kwargs)
-        finally:
-            self.network.trainable = trainable
+        history = search.find(batches, y, kwargs)
         return exact(search.code), history
 
     def _closest(self, points: np.ndarray) -> np.ndarray:
@@ -475,39 +475,54 @@ class IGRSpace(Surface):
         return {"config": config, "data": scans, "fit": {"steps_per_epoch": 10}, "inputs": inputs}
 
 
-class CodeSearch(Model):
+class CodeSearch(Released):
     """Finds the code of one scan by gradient descent; the network is not its own.
 
     Args:
-        network: a `CoordinateMLP` with codes, which the caller has frozen.
+        network: a `CoordinateMLP` with codes.
     """
-
-    default_loss_weights = {"surface": 1.0, "normals": 1.0, "eikonal": 0.1, "codes": 1e-3}
-    xla_on_cpu = True
 
     def __init__(self, network: CoordinateMLP):
         super().__init__(autocast=False, dtype="float32")
         self.network = network
         self.code = stored(self, "code", (network.codes,), trainable=True)
         self.built = True
+        self.loss_weights: dict[str, float] = {}
+        self.terms = {name: keras.metrics.Mean(name=name) for name in SEARCHED}
 
     def start(self, code: np.ndarray, weights: dict[str, float]) -> None:
         """Begins anew at a code; the compiled step is kept where the weights are as before."""
-        if not self.compiled or self.loss_weights != weights:
-            self.compile(keras.optimizers.Adam(SEARCH_RATE), loss_weights=weights)
+        if self.loss_weights != weights:
+            self.loss_weights = dict(weights)
+            self.compile(keras.optimizers.Adam(SEARCH_RATE), jit_compile=replicas() == 1)
         self.code.assign(code)
         for variable in self.optimizer.variables:
             if variable is not self.optimizer.learning_rate:
                 variable.assign(ops.zeros_like(variable))
 
+    def find(self, batches: SurfaceSampler, y, options: dict) -> keras.callbacks.History:
+        """Descends along batches, the network frozen; options are those of `keras.Model.fit`."""
+        check_fit(options)
+        trainable, self.network.trainable = self.network.trainable, False
+        given = options.pop("callbacks", None)
+        given = given if isinstance(given, list | tuple) else [given]
+        options = {"shuffle": False, **options, "callbacks": [*given, TellEpoch(batches)]}
+        try:
+            return fit_falling(super().fit, self.optimizer, SEARCH_EPOCHS, batches, y, options)
+        finally:
+            self.network.trainable = trainable
+
     def call(self, inputs):
         """As `IGRSpace.call` of a batch, of the one scan: arrays without the axis of scans."""
         return values_of_batch(self.network, inputs, self.code[None])
 
-    def loss_terms(self, x, y, y_pred):
-        """Those of a family but for `far`: a part of a scan does not tell what is inside."""
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """The terms of a family but for `far`: a part of a scan does not tell what is inside."""
         known = {name: x[name] for name in ("normals", "trust")}
-        return signed_distance_terms(known, y_pred) | {"codes": norm(self.code)}
+        terms = signed_distance_terms(known, y_pred) | {"codes": norm(self.code)}
+        for name, value in terms.items():
+            self.terms[name].update_state(value)
+        return sum(self.loss_weights[name] * value for name, value in terms.items())
 
 
 def values_of_batch(network: CoordinateMLP, inputs: dict, code) -> dict:

@@ -54,6 +54,7 @@ def fit_falling(fit: Callable, optimizer: keras.optimizers.Optimizer, epochs: in
         options["epochs"] = epochs
     given = options.pop("callbacks", None)
     given = given if isinstance(given, list | tuple) else [given]
+    given = [each for each in given if each is not None]
     falling = FallingRate(optimizer)
     try:
         return fit(x, y, callbacks=[*given, falling], **options)

@@ -23,6 +23,7 @@ def space_preset(
     config: dict,
     steps: int,
     points: int = 6000,
+    search: dict | None = None,
     method: str = "igr_space",
     seed: int = 0,
     **facts,
@@ -40,16 +41,15 @@ def space_preset(
         test_seeds: of the shapes that are held out, at least two; the picture shows the way from
             the first to the second.
         config: constructor arguments without `members`.
-        steps: of the training, a multiple of 100.
+        steps: of the training.
         points: of each scan, spread evenly over its mesh.
+        search: arguments of `encode`, which finds the codes of the shapes held out.
         method: name of the entry.
         seed: of weights and batches.
         **facts: further keys of the manifest: `data` (its name), `licence`, `summary`, `notes`,
             `default`.
     """
     data = facts.pop("data")
-    if steps < 100 or steps % 100:
-        raise ValueError(f"steps must be a multiple of 100, not {steps}.")
 
     def begin(arguments) -> Job:
         import zoo
@@ -61,7 +61,8 @@ def space_preset(
         def draw(path):
             from zoo.view.surfaces import surface_figure
 
-            strip = model.interpolate(scans[0], scans[1], STRIP, RESOLUTION)
+            ends = [model.encode(scan, **(search or {})) for scan in scans[:2]]
+            strip = model.interpolate(*ends, STRIP, RESOLUTION)
             names = [f"{round(100 * k / (STRIP - 1))} %" for k in range(STRIP)]
             surface_figure(dict(zip(names, strip, strict=True)), path)
 
@@ -70,9 +71,13 @@ def space_preset(
             [sampled(scan_of(each), points, 0) for each in seeds],
             source=f"{len(seeds)} {data}, {points} points of each with normals",
             steps=steps,
-            metrics=lambda: _measured(model, test, scans, f"{len(test)} {data}, unseen"),
+            metrics=lambda: _measured(model, test, scans, search or {}, data),
             draw=draw,
-            fit={"epochs": steps // 100, "seed": seed},
+            fit={
+                "epochs": max(1, steps // 100),
+                "steps_per_epoch": min(steps, 100),
+                "seed": seed,
+            },
         )
 
     make_preset(recipe, begin, facts, seed=seed)
@@ -95,17 +100,19 @@ def sampled(mesh, count: int, seed: int):
     return zoo.Scan(points, solid.face_normals[faces], name=mesh.name)
 
 
-def _measured(model, meshes: Sequence, scans: Sequence, data: str) -> list[dict]:
+def _measured(model, meshes: Sequence, scans: Sequence, search: dict, data: str) -> list[dict]:
+    """Means over shapes that were held out, by protocol, as rows of the manifest."""
     import numpy as np
 
+    data = f"{len(meshes)} {data}, unseen"
     found: dict[str, list[dict]] = {}
     for mesh, scan in zip(meshes, scans, strict=True):
         truth = sampled(mesh, len(scan), 2)
         closest = min(range(model.members), key=lambda k: model.residual_of(scan, k))
         front = scan.subset(scan.normals[:, 2] > 0)
         for protocol, code in (
-            ("held out shapes, from a scan", model.encode(scan)),
-            ("held out shapes, from a scan of the front", model.encode(front)),
+            ("held out shapes, from a scan", model.encode(scan, **search)),
+            ("held out shapes, from a scan of the front", model.encode(front, **search)),
             ("held out shapes: the closest training shape", closest),
         ):
             results = _evaluated(model.decode(code), truth)
