@@ -93,6 +93,7 @@ class IGRSpace(Surface):
         "codes": 1e-3,
     }
     xla_on_cpu = True
+    usual_epochs = SEARCH_EPOCHS  # from the shell, where one scan is given
     prepare_options = ("steps_per_epoch", "seed")
 
     @checked(
