@@ -501,7 +501,7 @@ def methods() -> list[Target]:
         "igr", encoding=None, width=8, depth=2, skips=(2,), neighbours=5, points_per_step=20
     )
     surface.fit(scan, steps_per_epoch=1, verbose=0)
-    space = zoo.create("igr_space", **IGRSpace.example()["config"])
+    space = zoo.create("igr_space", **IGRSpace.example()["config"] | {"codes": 3})
     space.table.assign(np.eye(*space.table.shape))  # codes of a family, as if it had been learned
     plane = zoo.create("igr", dims=2, encoding=None, width=8, depth=2, skips=(2,))
     pair, _, _ = phantoms.phantom_pair((16, 16))
