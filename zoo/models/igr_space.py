@@ -499,7 +499,7 @@ class CodeSearch(Released):
         self.code.assign(code)
         for variable in self.optimizer.variables:
             if variable is not self.optimizer.learning_rate:
-                variable.assign(ops.zeros_like(variable))
+                variable.assign(np.zeros(variable.shape))
 
     def find(self, batches: SurfaceSampler, y, options: dict) -> keras.callbacks.History:
         """Descends along batches, the network frozen; options are those of `keras.Model.fit`."""
