@@ -63,6 +63,16 @@ ENTRIES = (
         paper="Gropp et al., ICML 2020, arXiv:2002.10099",
     ),
     Entry(
+        name="igr_space",
+        target="zoo.models.igr_space:IGRSpace",
+        task="surface",
+        data=("points", "mesh"),
+        dims=(2, 3),
+        traits=("learned", "per-instance", "signed-distance", "codes"),
+        summary="A family of shapes in one network; a code finds, completes or blends its members.",
+        paper="Gropp et al., ICML 2020, arXiv:2002.10099; Park et al., CVPR 2019, arXiv:1901.05103",
+    ),
+    Entry(
         name="nephi",
         target="zoo.models.nephi:NePhi",
         task="registration",

@@ -115,16 +115,13 @@ class Surface(Model):
             ValueError: for a scan of other dimension than the model's, or one that `batches`
                 refuses.
         """
-        scan = _as_scan(data, "x")
+        scan = scan_or_none(data, "x")
         if scan is None:
             return data
         self._check_dims(scan)
         scan = scan.without_unused()
-        if scan.normals is not None and not validation:
-            for doubt in doubts_of_normals(scan.points, scan.normals):
-                warnings.warn(f"{scan.name!r}: {doubt}.", UserWarning, stacklevel=4)
-        for doubt in () if validation else doubts_of_points(scan.points):
-            warnings.warn(f"{scan.name!r}: {doubt}.", UserWarning, stacklevel=4)
+        if not validation:
+            warn_of(scan, stacklevel=5)
         centre, scale = (self._centre, self._scale) if validation else scan.frame
         batches = self.batches(scan, (centre, scale), **options)
         # Only after the scan was accepted: a refused fit leaves the model as it was.
@@ -193,7 +190,7 @@ class Surface(Model):
             raise ValueError("trim_distance needs trim, the scan to which it is measured.")
         if trim is not None:
             limit = 0.04 * self._scale if trim_distance is None else trim_distance
-            far = cKDTree(_scan(trim, "trim").points).query(vertices, workers=-1)[0] > limit
+            far = cKDTree(scan_from(trim, "trim").points).query(vertices, workers=-1)[0] > limit
             faces = faces[~far[faces].any(axis=1)]
         mesh = trimesh.Trimesh(vertices, faces, process=False)
         if trim is not None:
@@ -248,7 +245,7 @@ class Surface(Model):
             mesh `distance_error_near` and `distance_error_box`, the mean error of the distance
             itself within about 0.05 of the true surface and in that cube, in the frame.
         """
-        truth = _as_scan(x, "x")
+        truth = scan_or_none(x, "x")
         if truth is None:
             check_inputs("x", x)
             return super().evaluate(x, *args, **kwargs)
@@ -262,7 +259,7 @@ class Surface(Model):
         results = surface_metrics.held_out_distances(
             few, truth.points, self._centre, self._scale
         ) | surface_metrics.benchmark_distances(
-            sampled, truth.points, None if scan is None else _scan(scan, "scan").points
+            sampled, truth.points, None if scan is None else scan_from(scan, "scan").points
         )
         if truth.normals is not None:
             results["normal_consistency"] = surface_metrics.normal_consistency(
@@ -332,15 +329,24 @@ class Surface(Model):
         return (cube * self._scale + self._centre).astype(np.float32)
 
 
-def _as_scan(data, argument: str) -> Scan | None:
+def warn_of(scan: Scan, stacklevel: int) -> None:
+    """Warns where normals point inward or contradict their neighbours, or points are no surface."""
+    doubts = [] if scan.normals is None else doubts_of_normals(scan.points, scan.normals)
+    for doubt in [*doubts, *doubts_of_points(scan.points)]:
+        warnings.warn(f"{scan.name!r}: {doubt}.", UserWarning, stacklevel=stacklevel)
+
+
+def scan_or_none(data, argument: str) -> Scan | None:
+    """What `zoo.data.scan.as_scan` makes of an argument, which a ValueError names."""
     try:
         return as_scan(data)
     except ValueError as error:
         raise ValueError(f"{argument}: {error}") from error
 
 
-def _scan(data, argument: str) -> Scan:
-    scan = _as_scan(data, argument)
+def scan_from(data, argument: str) -> Scan:
+    """The scan that an argument is; a ValueError that names it says where it is none."""
+    scan = scan_or_none(data, argument)
     if scan is None:
         raise ValueError(f"{argument} must be a zoo.Scan, a mesh or points, not {shown(data)}.")
     return scan

@@ -14,7 +14,7 @@ from zoo import layers, losses
 from zoo.data import fields, keypoints, lungs, outlines, pairs, phantoms, shapes, vessels
 from zoo.data.augmentation import Augmented
 from zoo.data.chessboard import Chessboard, ChessboardPairs
-from zoo.data.surface_batches import SurfaceSampler
+from zoo.data.surface_batches import ManySurfaces, SurfaceSampler
 from zoo.layers.hash_grid import HashGrid
 from zoo.layers.intensities import locally_normalised
 from zoo.layers.pyramid import downsample, image_pyramid
@@ -26,6 +26,7 @@ from zoo.models.affine import AffineRegistration
 from zoo.models.dirvnet import DIRVNet
 from zoo.models.divroc import DiVRoC
 from zoo.models.igr import IGR, HalvingDecay
+from zoo.models.igr_space import IGRSpace
 from zoo.models.nephi import NePhi
 from zoo.models.resnet_lddmm import ResNetLDDMM
 from zoo.registration.chain import Chain
@@ -106,6 +107,20 @@ def constructors() -> list[Target]:
         Target("layers.hash_grid", HashGrid, {"levels": 2, "finest": 16, "entries": 2**8}),
         Target("models.igr_sampler", SurfaceSampler, {"scan": shapes.sphere(100), "neighbours": 5}),
         Target("models.igr_decay", HalvingDecay),
+        Target(
+            "models.igr_space",
+            IGRSpace,
+            {"width": 8, "depth": 2, "skips": (), "codes": 2, "members": 2},
+            KERAS,
+            also={"depth": [10**6], "width": [10**8], "codes": [0, 10**6], "members": [0]},
+        ),
+        Target(
+            "models.igr_space_batches",
+            ManySurfaces,
+            {"samplers": [SurfaceSampler(shapes.sphere(100), neighbours=5)], "shapes": 1},
+            {"samplers": None},
+            also={"shapes": [2]},
+        ),
         Target(
             "registration.chain",
             Chain,
@@ -486,6 +501,8 @@ def methods() -> list[Target]:
         "igr", encoding=None, width=8, depth=2, skips=(2,), neighbours=5, points_per_step=20
     )
     surface.fit(scan, steps_per_epoch=1, verbose=0)
+    space = zoo.create("igr_space", **IGRSpace.example()["config"] | {"codes": 3})
+    space.table.assign(np.eye(*space.table.shape))  # codes of a family, as if it had been learned
     plane = zoo.create("igr", dims=2, encoding=None, width=8, depth=2, skips=(2,))
     pair, _, _ = phantoms.phantom_pair((16, 16))
     align = zoo.create("affine", dims=2, levels=1, voxels=200)
@@ -530,6 +547,29 @@ def methods() -> list[Target]:
             | steps
             | {"seed": "seed?", "points_per_step": "whole?", "x": "thing", "y": None},
             {"epochs": [0, -1]},
+        ),
+        Target(
+            "fit.igr_space",
+            space.fit,
+            {"x": [scan] * 3, "steps_per_epoch": 1, "verbose": 0},
+            COUNTS | steps | {"seed": "seed?", "x": "thing", "y": None},
+            {"epochs": [0, -1], "x": [[scan], [scan] * 4, [scan, scan, None], []]},
+        ),
+        Target(
+            "fit.igr_space scan",
+            space.fit,
+            {"x": scan, "steps_per_epoch": 1, "verbose": 0},
+            COUNTS | steps | {"seed": "seed?", "x": None, "y": None},
+            {"epochs": [0, -1]},
+        ),
+        Target("encode", space.encode, {"scan": scan}, {"scan": "thing"}),
+        Target("decode", space.decode, {"code": 0}, {"code": "points"}, {"code": [-1, 3, 0.5]}),
+        Target(
+            "interpolate",
+            space.interpolate,
+            {"first": 0, "second": 1, "resolution": 8},
+            {"first": "points", "second": "points"},
+            {"first": [3], "count": [1], "resolution": [1]},
         ),
         Target(
             "fit.affine",

@@ -8,7 +8,8 @@ import zoo
 from zoo.data import shapes
 from zoo.data.surface_batches import SurfaceSampler
 from zoo.metrics.surface import held_out_distances
-from zoo.models.igr import IGR, FallingRate
+from zoo.models.igr import IGR
+from zoo.ops.falling_rate import FallingRate
 
 SMALL = {"levels": 4, "coarsest": 6, "finest": 48, "entries": 2**14, "width": 32}
 TORUS = shapes.torus(6000)

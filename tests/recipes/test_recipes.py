@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import trimesh
 from keras import ops
 
 import pretrained
@@ -23,6 +24,7 @@ from zoo.recipes import (
     make_preset,
     measure_all,
     registration_preset,
+    space_preset,
     surface_preset,
 )
 from zoo.recipes.clouds import benchmark_rows
@@ -70,6 +72,29 @@ def test_a_surface(run, tmp_path):
     assert {row["unit"] for row in manifest["metrics"] if row["name"] == "chamfer"} == {
         "longest side = 2"
     }
+
+
+def test_a_family_of_shapes(run):
+    def ball(seed):
+        return zoo.Scan.from_mesh(trimesh.creation.icosphere(2, 0.5 + 0.1 * (seed % 4)))
+
+    manifest, files = run(
+        space_preset,
+        scan_of=ball,
+        seeds=(0, 2),
+        test_seeds=(1, 3),
+        config={"codes": 2, "width": 16, "depth": 2, "skips": (), "neighbours": 10},
+        steps=4,
+        points=200,
+        search={"epochs": 1, "steps_per_epoch": 2},
+        data="balls",
+        **FACTS,
+    )
+    assert "preview.png" in files and manifest["config"]["members"] == 2
+    assert manifest["training"]["data"] == "2 balls, 200 points of each with normals"
+    found = {row["protocol"] for row in manifest["metrics"] if row["name"] == "chamfer"}
+    assert len(found) == 4 and {row["data"] for row in manifest["metrics"]} == {"2 balls, unseen"}
+    assert sum("held out" in protocol for protocol in found) == 3
 
 
 def test_a_registration(run):

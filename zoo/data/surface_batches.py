@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 from scipy.spatial import cKDTree
@@ -120,7 +122,10 @@ class SurfaceSampler(keras.utils.PyDataset):
         return self.steps
 
     def __getitem__(self, index):
-        rng = np.random.default_rng((self.seed, self.epoch, index))
+        return (self.draw(np.random.default_rng((self.seed, self.epoch, index))),)
+
+    def draw(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """A batch."""
         chosen = rng.choice(len(self.points), self.count, replace=False, shuffle=False)
         surface = self.points[chosen]
         noise = rng.standard_normal(surface.shape, dtype=np.float32)
@@ -138,4 +143,51 @@ class SurfaceSampler(keras.utils.PyDataset):
         batch["off_surface"] = np.concatenate([local, uniform.astype(np.float32)])
         if self.normals is not None:
             batch["normals"] = self.normals[chosen]
+        return batch
+
+
+class ManySurfaces(keras.utils.PyDataset):
+    """Training batches of several scans, of which every step sees some, each equally often.
+
+    A batch stacks what `SurfaceSampler.draw` gives of these scans, so arrays have one more axis in
+    front; `member` `[shapes]` are their numbers. It depends on (seed, epoch, index) only.
+
+    Args:
+        samplers: one for each scan, alike but for their points.
+        shapes: scans of a batch, at most as many as there are.
+        steps: batches of an epoch.
+        seed: of the order and of everything drawn.
+
+    Raises:
+        ValueError: for no samplers, or fewer than `shapes`.
+    """
+
+    @checked(shapes=(1, MOST), steps=(1, MOST))
+    def __init__(
+        self, samplers: Sequence[SurfaceSampler], shapes: int = 4, steps: int = 100, seed: int = 0
+    ):
+        super().__init__()
+        if shapes > len(samplers):
+            raise ValueError(
+                f"shapes must not exceed the {len(samplers)} scans in samplers, not {shapes}."
+            )
+        self.samplers, self.shapes, self.steps, self.seed = samplers, shapes, steps, seed
+        self.epoch = 0
+
+    def __len__(self):
+        return self.steps
+
+    def __getitem__(self, index):
+        count = len(self.samplers)
+        first = (self.epoch * self.steps + index) * self.shapes
+        members = []
+        for place in range(first, first + self.shapes):
+            order = np.random.default_rng((self.seed, place // count)).permutation(count)
+            members.append(int(order[place % count]))
+        drawn = [
+            self.samplers[member].draw(np.random.default_rng((self.seed, self.epoch, index, k)))
+            for k, member in enumerate(members)
+        ]
+        batch = {name: np.stack([each[name] for each in drawn]) for name in drawn[0]}
+        batch["member"] = np.array(members, np.int32)
         return (batch,)

@@ -31,17 +31,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import keras
-import numpy as np
 from keras import ops
 
-from zoo.data.scan import as_scan
 from zoo.data.shapes import sphere
 from zoo.data.surface_batches import SurfaceSampler
 from zoo.layers.coordinate_mlp import CoordinateMLP
 from zoo.layers.hash_grid import HashGrid
+from zoo.losses.signed_distance import signed_distance_terms
 from zoo.ops.arguments import MOST, checked, not_negative, one_of, positive
-from zoo.ops.gradients import norm, value_and_gradient
-from zoo.surface import Surface
+from zoo.ops.falling_rate import fit_falling
+from zoo.ops.gradients import value_and_gradient
+from zoo.surface import Surface, scan_or_none
 
 NETWORK = "width depth skips activation beta centred initialisation radius scale_skips"
 """What of `CoordinateMLP` the constructor takes."""
@@ -215,25 +215,8 @@ class IGR(Surface):
         }
 
     def loss_terms(self, x, y, y_pred):
-        """The terms of the module's docstring; `normals` and `far` where the batch has them.
-
-        A normal counts with either sign as far as its own is not to be trusted.
-        """
-        terms = {
-            "surface": ops.mean(ops.abs(y_pred["surface_value"])),
-            "eikonal": ops.mean(ops.square(norm(y_pred["off_surface_gradient"]) - 1.0)),
-        }
-        if "normals" in x:
-            apart = norm(y_pred["surface_gradient"] - x["normals"])
-            if "trust" in x:
-                turned = norm(y_pred["surface_gradient"] + x["normals"])
-                apart = x["trust"] * apart + (1.0 - x["trust"]) * ops.minimum(apart, turned)
-            terms["normals"] = ops.mean(apart)
-        if "distance" in x:
-            last = ops.shape(x["off_surface"])[0] - ops.shape(x["distance"])[0]
-            error = ops.abs(y_pred["off_surface_value"][last:] - x["distance"])
-            terms["far"] = ops.mean(x["known"] * error)
-        return terms
+        """The terms of the module's docstring; `normals` and `far` where the batch has them."""
+        return signed_distance_terms(x, y_pred)
 
     @property
     def usual_epochs(self) -> int:
@@ -252,19 +235,11 @@ class IGR(Surface):
         With a hash grid there are 6 epochs by default, and the learning rate falls to a hundredth
         of what it is along half a cosine over all epochs; one that is a schedule stays as it is.
         """
-        if self.encoding is None or (scan := as_scan(x)) is None:
+        if self.encoding is None or (scan := scan_or_none(x, "x")) is None:
             return super().fit(x, y, **kwargs)
         if not self.compiled:
             self.compile()
-        if kwargs.get("epochs") is None:
-            kwargs["epochs"] = self.usual_epochs
-        given = kwargs.pop("callbacks", None)
-        given = given if isinstance(given, list | tuple) else [given]
-        falling = FallingRate(self.optimizer)
-        try:
-            return super().fit(scan, y, callbacks=[*given, falling], **kwargs)
-        finally:
-            falling.restore()
+        return fit_falling(super().fit, self.optimizer, self.usual_epochs, scan, y, kwargs)
 
     def prepare(self, data, validation: bool = False, **options):
         """A scan as batches, see `Surface.prepare`; closes levels finer than the scan."""
@@ -342,34 +317,3 @@ class HalvingDecay(keras.optimizers.schedules.LearningRateSchedule):
 
     def get_config(self):
         return {"initial": self.initial, "interval": self.interval, "floor": self.floor}
-
-
-class FallingRate(keras.callbacks.Callback):
-    """Lets the learning rate fall to a hundredth of itself along half a cosine over all epochs.
-
-    It depends on epoch and step alone, so that a resumed training goes on as it would have.
-
-    Args:
-        optimizer: whose rate it is; one that is a schedule stays as it is.
-    """
-
-    def __init__(self, optimizer: keras.optimizers.Optimizer):
-        super().__init__()
-        rate = optimizer.get_config()["learning_rate"]
-        self.optimizer, self.rate = optimizer, float(rate) if np.isscalar(rate) else None
-        self.epoch = 0
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.epoch = epoch
-
-    def on_train_batch_begin(self, batch, logs=None):
-        if self.rate is not None:
-            steps = self.params["steps"] or 1
-            progress = min((self.epoch + batch / steps) / self.params["epochs"], 1.0)
-            share = 0.01 + 0.99 * (1 + np.cos(np.pi * progress)) / 2
-            self.optimizer.learning_rate = np.float32(self.rate * share)
-
-    def restore(self) -> None:
-        """Gives the optimiser its rate back."""
-        if self.rate is not None:
-            self.optimizer.learning_rate = self.rate

@@ -8,6 +8,7 @@ from zoo.recipes.registrations import brain_slices_datasets as brain_slices_data
 from zoo.recipes.registrations import hippocampus_datasets as hippocampus_datasets
 from zoo.recipes.registrations import measure_all as measure_all
 from zoo.recipes.registrations import registration_preset as registration_preset
+from zoo.recipes.shape_spaces import space_preset as space_preset
 from zoo.recipes.skeleton import Job as Job
 from zoo.recipes.skeleton import make_preset as make_preset
 from zoo.recipes.surfaces import surface_preset as surface_preset

@@ -88,11 +88,17 @@ def _measured(model, whole, training, test, data: str, open_scan: bool) -> list[
         trimmed = rows(model.evaluate(test, trim=training), data, protocol, "surface")
         metrics += [row for row in trimmed if row["name"] in ("chamfer", "hausdorff")]
     protocol = "sampling floor: the true mesh in place of ours"
-    return metrics + rows(_sampling_floor(whole, test), data, protocol, "surface")
+    return metrics + rows(sampling_floor(whole, test, whole.frame), data, protocol, "surface")
 
 
-def _sampling_floor(whole, test) -> dict:
-    """The held-out distances of the true mesh itself, which the number of samples limits."""
+def sampling_floor(whole, test, frame) -> dict:
+    """The held-out distances of the true mesh itself, which the number of samples limits.
+
+    Args:
+        whole: the true shape; one without faces has no floor.
+        test: points of it.
+        frame: centre and scale in which distances are measured.
+    """
     if whole.faces is None:
         return {}
     import trimesh
@@ -101,7 +107,7 @@ def _sampling_floor(whole, test) -> dict:
 
     mesh = trimesh.Trimesh(whole.points, whole.faces, process=False)
     points, _ = trimesh.sample.sample_surface(mesh, len(test), seed=412)
-    return held_out_distances(points, test.points, *whole.frame)
+    return held_out_distances(points, test.points, *frame)
 
 
 def _draw(model, name: str, turn: float, z_up: bool, path):
