@@ -5,6 +5,7 @@ from zoo.layers.bspline import BSplineAdjoint, BSplineExpand
 from zoo.layers.coordinate_mlp import CoordinateMLP
 from zoo.layers.edge_conv import EdgeConv, GraphDescriptors
 from zoo.layers.fields_of_experts import FieldsOfExperts, FilterConstraint
+from zoo.layers.hash_grid import HashGrid
 from zoo.layers.integration import Compose, ScalingAndSquaring
 from zoo.layers.point_conv import (
     CostVolume,
@@ -30,6 +31,7 @@ __all__ = [
     "FieldsOfExperts",
     "FilterConstraint",
     "GraphDescriptors",
+    "HashGrid",
     "ImagePyramid",
     "InverseDistanceUpsampling",
     "NearestGrouping",
