@@ -254,6 +254,8 @@ class Model(Released):
         if format != "onnx":
             super().export(filepath, **options)
             return
+        # The first version with bitwise operations, by which hash grids find their entries.
+        options.setdefault("opset_version", 18)
         given = self.golden_inputs()
         write_onnx(partial(super().export, **options), filepath, given, self(given))
 

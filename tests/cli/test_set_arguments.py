@@ -76,7 +76,8 @@ def test_without_an_annotation_the_default_tells():
 
 
 def test_unknown_names_come_with_close_ones_and_the_list():
-    with pytest.raises(ValueError, match=r"'widht'. Did you mean 'width'\? There are dims, width"):
+    message = r"'widht'. Did you mean 'width'\? There are dims, encoding"
+    with pytest.raises(ValueError, match=message):
         settings("igr", ["widht=3"])
     assert settings("igr", ["igr.width=3", "width=4"]) == {"width": 4}
 

@@ -321,7 +321,8 @@ def test_a_preset_of_the_first_format_loads_with_a_warning(altered):
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     model = zoo.create("igr", width=8, depth=2, skips=())
-    model.network.linear[0].kernel.assign(np.full((3, 8), np.nan))
+    kernel = model.network.linear[0].kernel
+    kernel.assign(np.full(kernel.shape, np.nan))
     with pytest.raises(ValueError, match="NaN or infinite: the training has diverged"):
         model.save_preset(tmp_path / "bad")
     assert list(tmp_path.iterdir()) == []

@@ -114,7 +114,7 @@ class IGR(Surface):
         levels: int = 8,
         coarsest: int = 8,
         finest: int = 192,
-        entries: int = 2**16,
+        entries: int = 65536,
         features: int = 2,
         width: int = 64,
         depth: int = 2,
