@@ -10,6 +10,7 @@ from keras import initializers, ops
 
 from zoo.ops.arguments import checked, one_of
 from zoo.ops.compiling import in_float32
+from zoo.ops.convolution import strided_convolution
 
 NORMALISATIONS = ("batch", "group", "none")
 STAGES = 6  # at least; one more for each doubling beyond 128 voxels
@@ -131,9 +132,8 @@ class PairEncoder(keras.layers.Layer):
         return self.last(ops.leaky_relu(self.hidden(flat), LEAK)), local
 
     def _applied(self, stage: list, values, training: bool):
-        # Padded alike on both sides, which "same" does not do for even sizes.
-        values = ops.pad(values, [(0, 0), *[(1, 1)] * len(self.size), (0, 0)])
-        values = stage[0](values)
+        conv = stage[0]
+        values = strided_convolution(values, conv.kernel, conv.strides[0]) + conv.bias
         if len(stage) > 1:
             batch = self.normalisation == "batch"
             values = stage[1](values, training=training) if batch else stage[1](values)
