@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from zoo.ops import value_and_gradient
 from zoo.ops.convolution import strided_convolution
+from zoo.ops.gradients import value_and_gradient
 
 
 def of_the_backend(values, kernel, stride):
