@@ -86,8 +86,8 @@ class Worse(DIRVNet):
 
 
 def test_what_makes_things_worse_is_left_out(images):
-    chain = Chain(AffineRegistration(**ALIGN), Worse(**NETWORK, name="worse"))
-    with pytest.warns(UserWarning, match="'worse' makes .* less alike.*'affine_registration"):
+    chain = Chain(AffineRegistration(**ALIGN), Worse(**NETWORK))
+    with pytest.warns(UserWarning, match="Worse makes .* less alike.*that of AffineR"):
         chain.fit(images, verbose=0)
     start = chain.first.transform(images)
     np.testing.assert_array_equal(chain.transform(images).matrix, start.matrix)

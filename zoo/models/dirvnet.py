@@ -377,7 +377,7 @@ class DIRVNet(Registration):
         transform = super().transform(pair)
         self.doubts = list(self._doubted.get(pair) or ())
         for doubt in self.doubts:
-            warnings.warn(f"{self.name!r}, {pair.name!r}: {doubt}.", UserWarning, stacklevel=2)
+            warnings.warn(f"{pair.name!r}: {doubt}.", UserWarning, stacklevel=2)
         return transform
 
     def fit_pair(self, pair: Pair, training: Training, epochs, learning_rate: float = 0.1):

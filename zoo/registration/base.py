@@ -263,7 +263,7 @@ class Registration(Model):
         if self.needs_fit and not self.fitted and not self._warned:
             self._warned = True
             warnings.warn(
-                f"{self.name!r} has not been fitted: its transform is the identity. Call "
+                f"{type(self).__name__} has not been fitted: its transform is the identity. Call "
                 "fit(pair) first.",
                 UserWarning,
                 stacklevel=2,
