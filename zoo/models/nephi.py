@@ -364,8 +364,8 @@ class NePhi(Registration):
         if self.encoder and not known and not self._warned:
             self._warned = True
             warnings.warn(
-                f"{type(self).__name__} has not been trained: its transform is the identity. Train it on "
-                "pairs, load a preset, or call fit(pair) with encoder=False.",
+                f"{type(self).__name__} has not been trained: its transform is the identity. Train "
+                "it on pairs, load a preset, or call fit(pair) with encoder=False.",
                 UserWarning,
                 stacklevel=2,
             )

@@ -133,8 +133,9 @@ class Chain(Registration):
             self.doubts = [*self.first.doubts, *self.second.doubts]
             return whole
         left_out = (
-            f"{type(self.second).__name__} makes {pair.name!r} less alike, by its own measure from "
-            f"{before:.4g} to {after:.4g}; the transform is that of {type(self.first).__name__} alone"
+            f"{type(self.second).__name__} makes {pair.name!r} less alike, by its own measure "
+            f"from {before:.4g} to {after:.4g}; the transform is that of "
+            f"{type(self.first).__name__} alone"
         )
         self.doubts = [*self.first.doubts, left_out]
         warnings.warn(f"{left_out}.", UserWarning, stacklevel=4)
