@@ -1,4 +1,4 @@
-"""The README's results are those of the presets: `python tests/test_readme.py` writes them."""
+"""The results of README and benchmarks are those of the presets: `make readme` writes them."""
 
 import importlib.util
 import re
@@ -9,8 +9,43 @@ import zoo
 from zoo.api import info, presets
 from zoo.cli import parser
 
-README = Path(__file__).resolve().parents[1] / "README.md"
-TABLE = re.compile(r"(<!-- presets: .*? -->\n)(.*?)(<!-- end of presets -->)", re.DOTALL)
+ROOT = Path(__file__).resolve().parents[1]
+README, BENCHMARKS = ROOT / "README.md", ROOT / "docs/benchmarks.md"
+OVERVIEW, PRESETS = (
+    re.compile(rf"(<!-- {name}: .*? -->\n)(.*?)(<!-- end of {name} -->)", re.DOTALL)
+    for name in ("overview", "presets")
+)
+# What one line shows of a preset: the first of these that its first protocol has.
+HEADLINES = {
+    "chamfer": ("Chamfer, longest side 2", 4),
+    "epe": ("mean error, voxels", 2),
+    "dice": ("mean Dice", 3),
+    "tre_mm": ("mean error, mm", 2),
+    "error": ("mean error, height 2", 3),
+}
+
+
+def overview() -> str:
+    """One line for each preset: its first protocol."""
+    lines = ["| Preset | What | Measure | Before | After | Licence |", "| --- |" + " --- |" * 5]
+    for preset in presets():
+        rows = preset.manifest["metrics"]
+        of = {name: row["value"] for row in reversed(rows) for name in [row["name"]]}
+        first = {row["name"] for row in rows if row["protocol"] == rows[0]["protocol"]}
+        name = next(
+            name for name in HEADLINES if name in first and ("chamfer" != name or "hausdorff" in of)
+        )
+        words, digits = HEADLINES[name]
+        before = f"{of[f'initial_{name}']:.{digits}f}" if f"initial_{name}" in of else ""
+        floors = (
+            row["value"] for row in rows if "floor" in row["protocol"] and row["name"] == name
+        )
+        if floor := next(floors, None):
+            before = f"floor {floor:.{digits}f}"
+        facts = [f"`{preset.name}`", preset.manifest["summary"].rstrip("."), words, before]
+        facts += [f"**{of[name]:.{digits}f}**", preset.manifest["licence"]["weights"]]
+        lines.append(f"| {' | '.join(facts)} |")
+    return "\n".join(lines) + "\n"
 
 
 def table() -> str:
@@ -128,7 +163,8 @@ def _line(preset, *cells: str) -> str:
 
 
 def test_the_results_are_those_of_the_presets():
-    assert TABLE.search(README.read_text())[2] == table(), "run `make readme`"
+    assert OVERVIEW.search(README.read_text())[2] == overview(), "run `make readme`"
+    assert PRESETS.search(BENCHMARKS.read_text())[2] == table(), "run `make readme`"
 
 
 def test_python_blocks_compile_and_use_public_names():
@@ -148,4 +184,5 @@ def test_shell_commands_parse():
 
 
 if __name__ == "__main__":
-    README.write_text(TABLE.sub(lambda found: found[1] + table() + found[3], README.read_text()))
+    for file, places, made in ((README, OVERVIEW, overview), (BENCHMARKS, PRESETS, table)):
+        file.write_text(places.sub(lambda f, made=made: f[1] + made() + f[3], file.read_text()))

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("zoo", "registry", "pretrained")
 # Read by whoever writes presets or commands of the zoo, not by those who use it.
 NOT_SHOWN = ("zoo.cli", "zoo.recipes", "zoo.__main__", "zoo.demo")
-PICTURES = ("tests/benchmarks/splatting.png", "tests/benchmarks/lddmm_growth.png")
+PREVIEW = re.compile(r"\]\(pretrained/(\w+)/(\w+)/preview\.png\)")
 HEADING = re.compile(r"^(#+) (.*)$")
 
 
@@ -100,9 +100,8 @@ def _lines(text: str):
 def readme(title: str = "") -> str:
     """A section of the README, or its beginning, for a page of its own, with its pictures."""
     text = shifted(sections((ROOT / "README.md").read_text())[title], -1)
-    for picture in PICTURES:
-        text = text.replace(f"]({picture})", f"](pictures/{Path(picture).name})")
-    text = text.replace("](docs/pictures/", "](pictures/")
+    text = PREVIEW.sub(r"](pictures/\1.\2.png)", text)
+    text = text.replace("](docs/", "](")
     return text
 
 
@@ -153,10 +152,8 @@ def citation() -> str:
 
 def front() -> str:
     """What `import zoo` offers, with links."""
-    rows = [f"| [`zoo.{name}`][{zoo._HOMES[name]}.{name}] |" for name in zoo.__all__]
-    rows = [row.replace("[registry.", "[registry.catalogue.", 1) for row in rows]
-    rows = [row.replace("registry.catalogue.Entry", "registry.entry.Entry") for row in rows]
-    rows = [row.replace("[zoo.registration.", "[zoo.registration.base.") for row in rows]
+    homes = {name: getattr(zoo, name).__module__ for name in zoo.__all__}
+    rows = [f"| [`zoo.{name}`][{home}.{name}] |" for name, home in homes.items()]
     return "\n".join(["| Name |", "| --- |", *rows])
 
 
@@ -206,8 +203,6 @@ def pages() -> dict[str, str | Path]:
         made[f"api/{room}.md"] = f"# {room}\n\n{shown}\n"
     for notebook in sorted((ROOT / "tutorials").glob("*.ipynb")):
         made[f"tutorials/{notebook.name}"] = notebook
-    for picture in PICTURES:
-        made[f"pictures/{Path(picture).name}"] = ROOT / picture
     for preset in presets():
         if (preset.folder / "preview.png").is_file():
             made[f"pictures/{preset.name}.png"] = preset.folder / "preview.png"

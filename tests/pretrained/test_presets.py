@@ -39,6 +39,7 @@ def test_the_promised_presets_are_there():
             "hippocampus3d_labels",
         ),
         "divroc": ("vessels",),
+        "igr_space": ("figures",),
         "nephi": ("shapes2d",),
     }
     assert {f"{model}.{tag}" for model, tags in promised.items() for tag in tags} <= set(PRESETS)
