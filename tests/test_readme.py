@@ -17,11 +17,11 @@ OVERVIEW, PRESETS = (
 )
 # What one line shows of a preset: the first of these that its first protocol has.
 HEADLINES = {
-    "chamfer": ("Chamfer, longest side 2", 4),
     "epe": ("mean error, voxels", 2),
     "dice": ("mean Dice", 3),
     "tre_mm": ("mean error, mm", 2),
     "error": ("mean error, height 2", 3),
+    "chamfer": ("Chamfer, longest side 2", 4),
 }
 
 
@@ -30,11 +30,9 @@ def overview() -> str:
     lines = ["| Preset | What | Measure | Before | After | Licence |", "| --- |" + " --- |" * 5]
     for preset in presets():
         rows = preset.manifest["metrics"]
-        of = {name: row["value"] for row in reversed(rows) for name in [row["name"]]}
-        first = {row["name"] for row in rows if row["protocol"] == rows[0]["protocol"]}
-        name = next(
-            name for name in HEADLINES if name in first and ("chamfer" != name or "hausdorff" in of)
-        )
+        first = [row for row in rows if row["protocol"] == rows[0]["protocol"]]
+        of = {row["name"]: row["value"] for row in reversed(first)}
+        name = next(name for name in HEADLINES if name in of)
         words, digits = HEADLINES[name]
         before = f"{of[f'initial_{name}']:.{digits}f}" if f"initial_{name}" in of else ""
         floors = (
