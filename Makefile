@@ -33,6 +33,7 @@ bench: $(VENV)/.bench
 	@echo "                 $(BIN)/python tests/benchmarks/bench_divroc.py DATA_FOLDER"
 	@echo "                 $(BIN)/python tests/benchmarks/bench_cloud_networks.py DATA_FOLDER"
 	@echo "                 $(BIN)/python tests/benchmarks/bench_lddmm.py DATA_FOLDER"
+	@echo "                 $(BIN)/python tests/benchmarks/bench_surfaces.py DATA_FOLDER"
 
 readme: $(VENV)/.base
 	$(BIN)/python tests/test_readme.py
