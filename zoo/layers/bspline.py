@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 from keras import ops
 
 from zoo.ops.arguments import checked, one_of
@@ -68,7 +70,7 @@ def bspline_expand(control, shape: Sequence[int], spacing: int | Sequence[int], 
             f"control must have {expected} control points for a grid of {tuple(shape)} with "
             f"spacing {spacing} and order {order}, not {given}."
         )
-    matrices = _matrices(shape, ops.shape(control)[1:-1], spacing, order)
+    matrices = _matrices(shape, ops.shape(control)[1:-1], _spacing(spacing, rank, order), order)
     return _apply(control, matrices, transpose=False)
 
 
@@ -89,7 +91,8 @@ def bspline_adjoint(field, spacing: int | Sequence[int], order: int = 3):
     spatial_rank(field, "field")
     shape = ops.shape(field)[1:-1]
     points = control_shape(shape, spacing, order)
-    return _apply(field, _matrices(shape, points, spacing, order), transpose=True)
+    matrices = _matrices(shape, points, _spacing(spacing, len(shape), order), order)
+    return _apply(field, matrices, transpose=True)
 
 
 class _BSpline(keras.layers.Layer):
@@ -179,20 +182,29 @@ def _spacing(spacing, rank: int, order: int) -> tuple[int, ...]:
     return steps
 
 
-def _matrices(shape, points, spacing, order: int) -> list:
+def _matrices(shape, points, spacing: Sequence[int], order: int) -> list:
     """For each axis the values `[size, points]` of all basis functions at all voxels."""
-    matrices = []
-    for size, count, step in zip(shape, points, _spacing(spacing, len(shape), order), strict=True):
-        voxel = ops.arange(size, dtype="float32") / step
-        knot = ops.arange(count, dtype="float32") - (order - 1) / 2
-        distance = ops.abs(voxel[:, None] - knot[None, :])
-        if order == 1:
-            matrices.append(ops.maximum(1.0 - distance, 0.0))
-            continue
-        near = 2.0 / 3.0 - distance**2 + 0.5 * distance**3
-        far = ops.maximum(2.0 - distance, 0.0) ** 3 / 6.0
-        matrices.append(ops.where(distance < 1.0, near, far))
-    return matrices
+    sizes = list(zip(shape, points, spacing, strict=True))
+    if all(isinstance(number, int) for size in sizes for number in size):
+        return [_known_matrix(*size, order) for size in sizes]
+    return [_matrix(*size, order, ops) for size in sizes]
+
+
+@functools.lru_cache(maxsize=128)
+def _known_matrix(size: int, count: int, step: int, order: int) -> np.ndarray:
+    # By NumPy, because units ask for the same ones again and again, op by op.
+    return _matrix(size, count, step, order, np)
+
+
+def _matrix(size, count, step: int, order: int, of):
+    voxel = of.arange(size, dtype="float32") / step
+    knot = of.arange(count, dtype="float32") - (order - 1) / 2
+    distance = of.abs(voxel[:, None] - knot[None, :])
+    if order == 1:
+        return of.maximum(1.0 - distance, 0.0)
+    near = 2.0 / 3.0 - distance**2 + 0.5 * distance**3
+    far = of.maximum(2.0 - distance, 0.0) ** 3 / 6.0
+    return of.where(distance < 1.0, near, far)
 
 
 def _apply(tensor, matrices: list, transpose: bool):

@@ -206,6 +206,8 @@ class FieldsOfExperts(keras.layers.Layer):
         return self._by_bank(correlate_adjoint, ops.convert_to_tensor(responses, "float32"))
 
     def _by_bank(self, operator, tensor):
+        if self._banks == 1:
+            return operator(tensor, self.kernel[...], self.padding)
         parts = ops.split(tensor, self._banks, axis=-1)
         step = self.kernel.shape[-2] // self._banks
         starts = range(0, self.kernel.shape[-2], step)

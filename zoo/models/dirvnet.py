@@ -61,6 +61,7 @@ AUTHORS = dict.fromkeys(("momentum", "damping", "step"), None) | {
     "zero_mean": False,
     "intensities": "none",
 }
+TOGETHER = 2**18  # voxels up to which both directions of a pair are one batch
 _OTHER = {"fixed": "moving", "moving": "fixed"}
 _OTHER |= {f"{side}_mask": f"{other}_mask" for side, other in _OTHER.items()}
 NOT_OPTIONS = ("self", "kwargs", "__class__")
@@ -422,8 +423,7 @@ class DIRVNet(Registration):
         """What the network finds and is kept, see `transform`."""
         arrays = self._arrays(pair)
         large, inner = with_room(arrays) if self.careful else (arrays, ...)
-        swapped = {_OTHER[key]: values for key, values in large.items()}
-        there, back = (self.at_once(each) for each in (large, swapped))
+        there, back = self._both_ways(large)
         found, returned = (each["displacement"][inner][0] for each in (there, back))
         loss = SIMILARITIES[self.options.similarity]()
         kept, doubts = judged(self._alike(arrays), found, loss, returned)
@@ -433,6 +433,15 @@ class DIRVNet(Registration):
         # A velocity has no folds to mend; of a part of it the displacement is no such part.
         velocity = there["velocity"][inner][0] if kept.any() else np.zeros_like(kept)
         return Velocity(velocity, pair.fixed.grid, steps=SQUARINGS)
+
+    def _both_ways(self, arrays: dict) -> list[dict]:
+        """What `call` makes of a pair, and of the same with its sides exchanged."""
+        swapped = {_OTHER[key]: values for key, values in arrays.items()}
+        if arrays["fixed"].size > TOGETHER or swapped.keys() != arrays.keys():
+            return [self.at_once(each) for each in (arrays, swapped)]
+        both = {key: np.concatenate([arrays[key], swapped[key]]) for key in arrays}
+        found = self.at_once(both)
+        return [{key: values[k : k + 1] for key, values in found.items()} for k in (0, 1)]
 
     def _arrays(self, pair: Pair) -> dict:
         """The pair as the network takes it: images, and masks if it knows of them."""
