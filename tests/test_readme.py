@@ -18,9 +18,9 @@ OVERVIEW, PRESETS = (
 # What one line shows of a preset: the first of these that its first protocol has.
 HEADLINES = {
     "epe": ("mean error, voxels", 2),
-    "dice": ("mean Dice", 3),
     "tre_mm": ("mean error, mm", 2),
     "error": ("mean error, height 2", 3),
+    "dice": ("mean Dice", 3),
     "chamfer": ("Chamfer, longest side 2", 4),
 }
 

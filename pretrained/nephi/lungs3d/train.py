@@ -15,7 +15,7 @@ if __name__ == "__main__":
         config={"dims": 3, "size": 48, "points": 1024, "probes": 64},
         datasets=datasets,
         folder=False,
-        steps=6_000,
+        steps=3_000,
         learning_rate=1e-3,
         loss_weights={"consistency": 3.0},
         refined={"epochs": 5},
