@@ -40,7 +40,7 @@ def test_the_promised_presets_are_there():
         ),
         "divroc": ("vessels",),
         "igr_space": ("figures",),
-        "nephi": ("lungs3d", "shapes2d"),
+        "nephi": ("hippocampus3d", "lungs3d", "shapes2d"),
     }
     assert {f"{model}.{tag}" for model, tags in promised.items() for tag in tags} <= set(PRESETS)
 
