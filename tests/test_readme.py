@@ -29,17 +29,13 @@ def overview() -> str:
     """One line for each preset: its first protocol."""
     lines = ["| Preset | What | Measure | Before | After | Licence |", "| --- |" + " --- |" * 5]
     for preset in presets():
-        rows = preset.manifest["metrics"]
-        first = [row for row in rows if row["protocol"] == rows[0]["protocol"]]
-        of = {row["name"]: row["value"] for row in reversed(first)}
+        groups = _measured(preset)
+        of = next(iter(groups.values()))
         name = next(name for name in HEADLINES if name in of)
         words, digits = HEADLINES[name]
         before = f"{of[f'initial_{name}']:.{digits}f}" if f"initial_{name}" in of else ""
-        floors = (
-            row["value"] for row in rows if "floor" in row["protocol"] and row["name"] == name
-        )
-        if floor := next(floors, None):
-            before = f"floor {floor:.{digits}f}"
+        if name in (floor := _floor(groups)):
+            before = f"floor {floor[name]:.{digits}f}"
         facts = [f"`{preset.name}`", preset.manifest["summary"].rstrip("."), words, before]
         facts += [f"**{of[name]:.{digits}f}**", preset.manifest["licence"]["weights"]]
         lines.append(f"| {' | '.join(facts)} |")
@@ -58,9 +54,9 @@ def surfaces() -> str:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for preset, protocols in _of("hausdorff"):
-        floor = next((values for name, values in protocols.items() if "floor" in name), {})
+        floor = _floor(_measured(preset))
         for protocol, values in protocols.items():
-            if values is floor:
+            if "floor" in protocol:
                 continue
             shown = [
                 f"{values[name]:.4f}" + (f" ({floor[name]:.4f})" if name in floor else "")
@@ -118,10 +114,7 @@ def networks() -> str:
     for preset in presets():
         if preset.manifest["model"] not in ("pointpwc", "dgcnn"):
             continue
-        found = {}
-        for row in preset.manifest["metrics"]:
-            found.setdefault((row["data"], row["protocol"]), {})[row["name"]] = row["value"]
-        for (data, protocol), values in found.items():
+        for (data, protocol), values in _measured(preset).items():
             shown = [data.removeprefix("breathing vessels, "), protocol]
             shown += [f"{values['initial_tre_mm']:.1f}", f"{values['tre_mm']:.2f}"]
             lines.append(_line(preset, *shown, f"{values['seconds']:.0f}"))
@@ -143,12 +136,23 @@ def flows() -> str:
     return "\n".join(lines) + "\n"
 
 
+def _measured(preset) -> dict[tuple[str, str], dict[str, float]]:
+    """The metrics of a preset by data and protocol, in the order of its card."""
+    groups = {}
+    for row in preset.manifest["metrics"]:
+        groups.setdefault((row["data"], row["protocol"]), {})[row["name"]] = row["value"]
+    return groups
+
+
+def _floor(groups: dict) -> dict[str, float]:
+    """What the true surface itself would score; empty where nobody measured it."""
+    return next((values for (_, protocol), values in groups.items() if "floor" in protocol), {})
+
+
 def _of(measure: str):
     """Presets with a metric, and their metrics by protocol."""
     for preset in presets():
-        protocols = {}
-        for row in preset.manifest["metrics"]:
-            protocols.setdefault(row["protocol"], {})[row["name"]] = row["value"]
+        protocols = {protocol: values for (_, protocol), values in _measured(preset).items()}
         if measure in next(iter(protocols.values())):
             yield preset, protocols
 

@@ -101,8 +101,7 @@ def readme(title: str = "") -> str:
     """A section of the README, or its beginning, for a page of its own, with its pictures."""
     text = shifted(sections((ROOT / "README.md").read_text())[title], -1)
     text = PREVIEW.sub(r"](pictures/\1.\2.png)", text)
-    text = text.replace("](docs/", "](")
-    return text
+    return text.replace("](docs/", "](")
 
 
 def command_line() -> str:

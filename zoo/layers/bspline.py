@@ -70,7 +70,7 @@ def bspline_expand(control, shape: Sequence[int], spacing: int | Sequence[int], 
             f"control must have {expected} control points for a grid of {tuple(shape)} with "
             f"spacing {spacing} and order {order}, not {given}."
         )
-    matrices = _matrices(shape, ops.shape(control)[1:-1], _spacing(spacing, rank, order), order)
+    matrices = _matrices(shape, ops.shape(control)[1:-1], spacing, order)
     return _apply(control, matrices, transpose=False)
 
 
@@ -91,8 +91,7 @@ def bspline_adjoint(field, spacing: int | Sequence[int], order: int = 3):
     spatial_rank(field, "field")
     shape = ops.shape(field)[1:-1]
     points = control_shape(shape, spacing, order)
-    matrices = _matrices(shape, points, _spacing(spacing, len(shape), order), order)
-    return _apply(field, matrices, transpose=True)
+    return _apply(field, _matrices(shape, points, spacing, order), transpose=True)
 
 
 class _BSpline(keras.layers.Layer):
@@ -182,9 +181,9 @@ def _spacing(spacing, rank: int, order: int) -> tuple[int, ...]:
     return steps
 
 
-def _matrices(shape, points, spacing: Sequence[int], order: int) -> list:
+def _matrices(shape, points, spacing, order: int) -> list:
     """For each axis the values `[size, points]` of all basis functions at all voxels."""
-    sizes = list(zip(shape, points, spacing, strict=True))
+    sizes = list(zip(shape, points, _spacing(spacing, len(shape), order), strict=True))
     if all(isinstance(number, int) for size in sizes for number in size):
         return [_known_matrix(*size, order) for size in sizes]
     return [_matrix(*size, order, ops) for size in sizes]
