@@ -233,7 +233,12 @@ def data() -> list[Target]:
         Target(
             "data.PairDataset", pairs.PairDataset, {"pairs": pair}, LOADERS | {"shape": "sizes?"}
         ),
-        Target("data.all_pairs", pairs.all_pairs, {"images": [image, image]}, {"labels": "thing?"}),
+        Target(
+            "data.all_pairs",
+            pairs.all_pairs,
+            {"images": [image, image]},
+            {"labels": "thing?", "masks": "thing?"},
+        ),
         Target(
             "data.to_atlas",
             pairs.to_atlas,

@@ -41,6 +41,18 @@ def test_labels_go_with_their_images():
     assert dice(batch["fixed_labels"][0] > 0, batch["moving_labels"][0] > 0) < 0.99
 
 
+def test_masks_go_with_their_images_and_end_where_they_are_cropped():
+    (pairs,) = RepeatedBatch(batches().pairs.batch)[0]
+    masks = {f"{side}_mask": np.ones_like(pairs["fixed"]) for side in ("fixed", "moving")}
+    plain = batches(noise=0.0, gain=1.0, offset=0.0)[0][0]
+    (batch,) = Augmented(RepeatedBatch(pairs | masks), noise=0.0, gain=1.0, offset=0.0)[0]
+    for side in ("fixed", "moving"):
+        np.testing.assert_array_equal(batch[side], plain[side])  # masks change nothing else
+        mask, image = batch[f"{side}_mask"], batch[side]
+        assert 0 < 1 - mask.mean() < 0.6 and set(np.unique(mask)) == {0, 1}
+        assert (image[mask == 0] == image.min()).mean() > 0.9
+
+
 def test_nothing_changes_where_nothing_may():
     still = batches(turn=0.0, zoom=0.0, shift=0.0, crop=0.0, noise=0.0, gain=1.0, offset=0.0)
     for key, values in still.pairs[0][0].items():
@@ -52,5 +64,5 @@ def test_what_does_not_suit_is_refused():
         with pytest.raises(ValueError):
             batches(**options)
     points = RepeatedBatch({"fixed": 0, "moving": 0, "fixed_landmarks": 0})
-    with pytest.raises(ValueError, match="nothing but images and labels"):
+    with pytest.raises(ValueError, match="nothing but images, labels and masks"):
         Augmented(points)[0]

@@ -364,6 +364,11 @@ def test_all_pairs_and_atlas():
         for (batch,) in (dataset[k] for k in range(12))
     }
     assert found == {(a, b) for a in range(1, 5) for b in range(1, 5) if a != b}
+    masks = [np.ones(picture.shape, bool) for picture in images]
+    larger = [size + 4 for size in images[0].shape]
+    (batch,) = all_pairs(images, masks=masks, align="centre", shape=larger)[0]
+    for side in ("fixed", "moving"):
+        assert batch[f"{side}_mask"].sum() == masks[0].size < batch[side].size
     atlas = to_atlas(images[1:], images[0], labels[1:], labels[0], align="centre", batch_size=3)
     batch = atlas[0][0]
     assert (batch["fixed_labels"] == 1).all() and batch["moving_labels"].max() == 4
@@ -372,6 +377,8 @@ def test_all_pairs_and_atlas():
         all_pairs(images[:1])
     with pytest.raises(ValueError, match="as many as the 4 images"):
         all_pairs(images, labels[:2])
+    with pytest.raises(ValueError, match=r"masks\[0\] must have the shape"):
+        all_pairs(images, masks=[mask[:-1] for mask in masks])
     with pytest.raises(ValueError, match="do not overlap"):
         all_pairs(images)[0]
 

@@ -15,14 +15,14 @@ from zoo.ops.arguments import checked, not_negative
 class Augmented(keras.utils.PyDataset):
     """A data set of pairs whose images are changed at random, each image in its own way.
 
-    Each image gets, in this order: a small affine map, which its labels follow; a crop, beyond
-    which it has its lowest value; noise; a gain and an offset. What is drawn depends on (seed,
-    epoch, index) only, so resumed training sees what unbroken training sees.
+    Each image gets, in this order: a small affine map, which its labels and its mask follow; a
+    crop, beyond which it has its lowest value and a mask is empty; noise; a gain and an offset.
+    What is drawn depends on (seed, epoch, index) only, so resumed training sees what unbroken
+    training sees.
 
     Args:
         pairs: yields batches `({"fixed", "moving", ...},)`, `[batch, *spatial, channels]`, such as
-            `zoo.data.pairs.PairDataset`. Landmarks and masks are refused: they would have to
-            follow, too.
+            `zoo.data.pairs.PairDataset`. Landmarks are refused: they would have to follow, too.
         turn: largest rotation about each axis, degrees.
         zoom: largest change of scale along an axis, as a share, below one.
         shift: largest translation along each axis, voxels.
@@ -79,23 +79,22 @@ class Augmented(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         (batch,) = self.pairs[index]
-        known = {"fixed", "moving", "fixed_labels", "moving_labels"}
-        if not set(batch) <= known:
-            raise ValueError(f"pairs must bring nothing but images and labels, not {set(batch)}.")
+        kinds = ("", "_labels", "_mask")
+        if not set(batch) <= {side + kind for side in ("fixed", "moving") for kind in kinds}:
+            raise ValueError(
+                f"pairs must bring nothing but images, labels and masks, not {set(batch)}."
+            )
         random = np.random.default_rng((self.seed, self.epoch, index))
         changed = {key: values.copy() for key, values in batch.items()}
         for side, k in itertools.product(("fixed", "moving"), range(len(batch["fixed"]))):
-            labels = changed.get(f"{side}_labels")
-            image, own = self._posed(
-                changed[side][k], None if labels is None else labels[k], random
-            )
-            changed[side][k] = self._seen(image, random)
-            if labels is not None:
-                labels[k] = own
+            parts = {kind: changed[side + kind][k] for kind in kinds if side + kind in changed}
+            self._pose(parts, random)
+            parts[""][...] = self._seen(parts[""], random)
         return (changed,)
 
-    def _posed(self, image, labels, random) -> tuple:
-        """The image `[*spatial, channels]` and its labels after an affine map and a crop."""
+    def _pose(self, parts: dict[str, np.ndarray], random) -> None:
+        """An affine map and a crop of an image `[*spatial, channels]` and its companions."""
+        image = parts[""]
         shape = image.shape[:-1]
         matrix, offset = random_affine(
             shape,
@@ -107,21 +106,23 @@ class Augmented(keras.utils.PyDataset):
             random,
         )
         fill = image.min(axis=tuple(range(len(shape))))
-        channels = [
-            ndimage.affine_transform(
-                image[..., c], matrix, offset, order=1, mode="constant", cval=fill[c]
-            )
-            for c in range(image.shape[-1])
-        ]
-        image = np.stack(channels, axis=-1)
-        if labels is not None:
-            labels = ndimage.affine_transform(labels[..., 0], matrix, offset, order=0)[..., None]
+        for kind, values in parts.items():
+            for c in range(values.shape[-1]):
+                values[..., c] = ndimage.affine_transform(
+                    values[..., c],
+                    matrix,
+                    offset,
+                    order=0 if kind else 1,
+                    cval=0 if kind else fill[c],
+                )
         for axis, size in enumerate(shape):
             for end in (0, 1):
                 cut = int(random.uniform(0, self.crop) * size)
                 place = slice(0, cut) if end == 0 else slice(size - cut, None)
-                image[(slice(None),) * axis + (place,)] = fill
-        return image, labels
+                cropped = (slice(None),) * axis + (place,)
+                image[cropped] = fill
+                if "_mask" in parts:
+                    parts["_mask"][cropped] = 0
 
     def _seen(self, image, random) -> np.ndarray:
         """The image with noise, another gain and another offset."""

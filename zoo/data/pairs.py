@@ -169,16 +169,23 @@ class RepeatedBatch(keras.utils.PyDataset):
 
 
 @checked()
-def all_pairs(images: Sequence[Image], labels: Sequence | None = None, **options) -> PairDataset:
+def all_pairs(
+    images: Sequence[Image],
+    labels: Sequence | None = None,
+    masks: Sequence | None = None,
+    **options,
+) -> PairDataset:
     """Every image with every other one, in both roles.
 
     Args:
         images: two or more.
         labels: integers on the grid of each image, or None.
+        masks: of what counts, booleans on the grid of each image, or None. Masks of ones leave out
+            what `shape` pads.
         **options: of `PairDataset`.
 
     Raises:
-        ValueError: for fewer than two images, or labels that are not as many.
+        ValueError: for fewer than two images, or labels or masks that are not as many.
 
     Example:
         >>> from zoo.data.pairs import all_pairs
@@ -190,9 +197,18 @@ def all_pairs(images: Sequence[Image], labels: Sequence | None = None, **options
     _check_images("images", images)
     if len(images) < 2:
         raise ValueError(f"images must be at least two, not {len(images)}.")
-    labels, images = _matching(labels, images), _in_frame(images, options)
+    labels, masks = _matching("labels", labels, images), _matching("masks", masks, images)
+    images = _in_frame(images, options)
     makers = [
-        partial(_pair, images[fixed], images[moving], labels[fixed], labels[moving])
+        partial(
+            Pair,
+            images[fixed],
+            images[moving],
+            fixed_labels=labels[fixed],
+            moving_labels=labels[moving],
+            fixed_mask=masks[fixed],
+            moving_mask=masks[moving],
+        )
         for fixed in range(len(images))
         for moving in range(len(images))
         if fixed != moving
@@ -223,10 +239,10 @@ def to_atlas(
     _check_images("images", images)
     if not len(images):
         raise ValueError("images must hold at least one image.")
-    labels, images = _matching(labels, images), _in_frame(images, options)
+    labels, images = _matching("labels", labels, images), _in_frame(images, options)
     (atlas,) = _in_frame([atlas], options)
     makers = [
-        partial(_pair, atlas, image, atlas_labels, own)
+        partial(Pair, atlas, image, fixed_labels=atlas_labels, moving_labels=own)
         for image, own in zip(images, labels, strict=True)
     ]
     return PairDataset(LazyPairs(makers), **options)
@@ -298,28 +314,26 @@ def _check_images(argument: str, images) -> None:
             raise ValueError(f"{argument} must hold zoo.Image, not {shown(image)}.")
 
 
-def _matching(labels: Sequence | None, images: Sequence[Image]) -> Sequence:
-    if labels is None:
+def _matching(argument: str, given: Sequence | None, images: Sequence[Image]) -> Sequence:
+    if given is None:
         return [None] * len(images)
-    if len(labels) != len(images):
-        raise ValueError(f"labels must be as many as the {len(images)} images, not {len(labels)}.")
-    for number, (values, image) in enumerate(zip(labels, images, strict=True)):
+    if len(given) != len(images):
+        raise ValueError(
+            f"{argument} must be as many as the {len(images)} images, not {len(given)}."
+        )
+    for number, (values, image) in enumerate(zip(given, images, strict=True)):
         if values is not None and np.shape(values) != image.shape:
             raise ValueError(
-                f"labels[{number}] must have the shape {image.shape} of its image, not "
+                f"{argument}[{number}] must have the shape {image.shape} of its image, not "
                 f"{np.shape(values)}."
             )
-    return labels
+    return given
 
 
 def _in_frame(images: Sequence[Image], options: dict) -> list[Image]:
     # Images that share no frame may not even overlap, which a pair refuses.
     centre = options.get("align") == "centre"
     return [image.centred() if centre else image for image in images]
-
-
-def _pair(fixed: Image, moving: Image, fixed_labels, moving_labels) -> Pair:
-    return Pair(fixed, moving, fixed_labels=fixed_labels, moving_labels=moving_labels)
 
 
 def _centred(pair: Pair, shape: tuple[int, ...] | None) -> Pair:

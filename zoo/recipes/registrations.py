@@ -84,7 +84,9 @@ def registration_preset(
     make_preset(recipe, begin, facts, seed=seed, argument=argument)
 
 
-def hippocampus_datasets(folder: Path, held_out: int = 40, validation: int = 20):
+def hippocampus_datasets(
+    folder: Path, held_out: int = 40, validation: int = 20, masked: bool = False
+):
     """Hippocampi of the Medical Segmentation Decathlon, for `registration_preset`.
 
     The cases are the left and right halves of fewer heads, in an unknown order that is likely to
@@ -95,10 +97,12 @@ def hippocampus_datasets(folder: Path, held_out: int = 40, validation: int = 20)
         folder: holds `images/` and `labels/`.
         held_out: cases that are only tested on, those of the highest numbers.
         validation: cases before them that are not trained on, for choosing settings.
+        masked: whether training pairs get masks.
 
     Returns:
         Batches of two augmented pairs of the other cases, and 40 random pairs of the cases held
-        out; all centred, 48 x 64 x 48 voxels, with labels.
+        out; all centred, 48 x 64 x 48 voxels, with labels. Training pairs have masks of what is no
+        padding where `masked` says so.
     """
     import numpy as np
 
@@ -124,7 +128,8 @@ def hippocampus_datasets(folder: Path, held_out: int = 40, validation: int = 20)
         )
     ]
     frame = {"shape": (48, 64, 48), "align": "centre"}
-    batches = all_pairs(images, labels, batch_size=2, steps=50, **frame)
+    masks = [np.ones(image.shape, bool) for image in images] if masked else None
+    batches = all_pairs(images, labels, masks, batch_size=2, steps=50, **frame)
     return Augmented(batches), PairDataset(pairs, **frame).pairs
 
 
