@@ -198,14 +198,15 @@ def data() -> list[Target]:
             "data.Scan",
             zoo.Scan,
             {"points": oriented.points},
-            {"faces": "points"},
+            {"faces": "points", "weights": "points"},
             also={
+                "weights": [-np.ones(20), np.ones(19), np.zeros(20)],
                 "faces": [
                     np.array([[0, 1, 20]]),
                     np.array([[0, 1, -1]]),
                     np.array([[0, 1]]),
                     np.array([[0.5, 1, 2]]),
-                ]
+                ],
             },
         ),
         Target(

@@ -216,6 +216,35 @@ def test_bad_faces(faces, message):
         zoo.Scan(THREE, None, faces)
 
 
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1.0, 2.0], r"one for each of the 3 points, not \(2,\)"),
+        ([1.0, -1.0, 1.0], "not be negative.* from -1 to 1, with 2 above"),
+        ([0.0, 0.0, 1.0], "more than zero for at least two points"),
+        ([1.0, np.nan, 1.0], "must be finite"),
+    ],
+)
+def test_bad_weights(weights, message):
+    with pytest.raises(ValueError, match=f"weights must be .*{message}|weights .*{message}"):
+        zoo.Scan(THREE, weights=weights)
+
+
+def test_weights_stay_with_their_points(tmp_path):
+    scan = shapes.torus(50)
+    weights = np.arange(50.0)
+    np.savez(tmp_path / "a.npz", points=scan.points, weights=weights)
+    read = zoo.Scan.read(tmp_path / "a.npz")
+    np.testing.assert_array_equal(read.subset([3, 1]).weights, [3, 1])
+    used = read.without_unused()
+    np.testing.assert_array_equal(used.points, scan.points[1:])
+    np.testing.assert_array_equal(used.weights, weights[1:])
+    joined = zoo.Scan.joined([read, scan])
+    np.testing.assert_array_equal(joined.weights, np.concatenate([weights, np.ones(50)]))
+    training, test = read.split(seed=2)
+    np.testing.assert_array_equal(np.sort(np.concatenate([training.weights, test.weights]))[1], 2.0)
+
+
 def test_splits_are_disjoint_and_seeded():
     scan = shapes.torus(101)
     training, test = scan.split(test=0.25, seed=1)

@@ -66,6 +66,22 @@ def test_many_points_are_looked_up_by_a_part_of_them(monkeypatch):
     assert ((sampler.normals * TORUS.normals).sum(axis=1) > 0.9).mean() > 0.98
 
 
+def test_points_are_drawn_by_their_weights():
+    scan, rng = shapes.sphere(400, seed=1), np.random.default_rng(0)
+    weights = np.where(scan.points[:, 0] > 0, 3.0, 1.0)
+    weights[:100] = 0
+    stray = np.concatenate([scan.points, [[50.0, 0, 0]]])  # would shrink the frame, if it counted
+    sampler = SurfaceSampler(
+        zoo.Scan(stray, weights=[*weights, 0.0]), points=200, neighbours=20, guided=True
+    )
+    counting = SurfaceSampler(scan.subset(np.arange(100, 400)))
+    np.testing.assert_allclose(sampler.points, counting.points, atol=1e-6)
+    drawn = np.concatenate([sampler.draw(rng)["surface"] for _ in range(200)])
+    heavy = weights[100:] == 3
+    share = 3 * heavy.sum() / weights.sum()
+    assert abs((drawn[:, 0] > 0).mean() - share) < 0.01
+
+
 def test_noise_closes_fine_levels():
     rng = np.random.default_rng(0)
     noisy = zoo.Scan(TORUS.points + rng.normal(0, 0.03, TORUS.points.shape))

@@ -142,7 +142,7 @@ def _train_surface(options, config: dict, weights: dict):
         model,
         scan,
         options,
-        _backup_folder(options, [scan.points, scan.normals]),
+        _backup_folder(options, [scan.points, scan.normals, scan.weights]),
         {"steps_per_epoch": steps, "seed": options.seed},
         options.epochs * steps,
         summary=f"{options.model} fitted to {options.data.name}.",

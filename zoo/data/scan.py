@@ -21,6 +21,7 @@ from zoo.ops.stored import check_archive
 TABLE_SUFFIXES = (".xyz", ".npy", ".npz")
 LARGEST = 1e30
 MOST_BYTES = 2**32  # that an .npz may unpack to
+ARRAYS = ("points", "normals", "weights")  # of an .npz, or of a dict that stands for a scan
 READABLE = (*MESH_SUFFIXES, *TABLE_SUFFIXES, ".vtk")
 
 
@@ -33,12 +34,16 @@ class Scan:
         normals: float64 array of unit vectors like `points`, or None.
         faces: int64 array `[m, 3]` of the file's triangles, or None; only metrics use them.
         name: for messages and pictures.
+        weights: float64 array `[n]`, not negative, of how much each point counts where a surface is
+            fitted to them, such as the confidence of a scanner; points of weight zero are as if
+            they were not there. None counts all alike.
 
     Raises:
         ValueError: fewer than two points, a shape other than `[n, 2]` or `[n, 3]`, values that
             are no real numbers, not finite or too large for single precision, all points equal,
             normals that do not match the points or have no direction, faces that are no indices of
-            the points.
+            the points, weights that do not match the points, are negative, or leave fewer than two
+            points.
 
     Example:
         >>> scan = zoo.Scan([[0.0, 0.0], [4.0, 0.0], [4.0, 2.0]])
@@ -50,6 +55,7 @@ class Scan:
     normals: np.ndarray | None = None
     faces: np.ndarray | None = None
     name: str = field(default="scan")
+    weights: np.ndarray | None = None
 
     def __post_init__(self):
         if not isinstance(self.name, str):
@@ -82,6 +88,8 @@ class Scan:
             if points.shape[1] != 3:
                 raise ValueError("faces need points of 3 coordinates; these have 2.")
             object.__setattr__(self, "faces", _checked_faces(self.faces, len(points)))
+        if self.weights is not None:
+            object.__setattr__(self, "weights", _checked_weights(self.weights, len(points)))
 
     def __len__(self) -> int:
         return len(self.points)
@@ -115,10 +123,11 @@ class Scan:
         the others are turned, and vertices without a normal get that of the nearest one, both with
         a warning. An .stl has no shared vertices, so equal ones are merged. Clouds come as .ply, or
         as rows `x y z [nx ny nz]` (also `x y [nx ny]`) in .xyz, .npy and .npz (arrays `points` and,
-        if present, `normals`), or as the points of a legacy .vtk file, whatever else it holds.
+        if present, `normals` and `weights`), or as the points of a legacy .vtk file, whatever else
+        it holds.
 
         Args:
-            path: the file, or a list of them; of several nothing but points and normals is kept.
+            path: the file, or a list of them; of several only points, normals and weights are kept.
             poses: of several files, a 4 x 4 matrix `[R, t; 0, 0, 1]` each (in the plane 3 x 3),
                 which brings its points into the common frame; None leaves them as they are.
 
@@ -152,7 +161,8 @@ class Scan:
         """Several scans of one surface, such as registered range scans, as one cloud.
 
         Args:
-            scans: of one dimension; normals are kept where all of them have some.
+            scans: of one dimension; normals are kept where all of them have some, weights where
+                any has: points of the others count 1.
             poses: see `read`.
 
         Raises:
@@ -176,7 +186,11 @@ class Scan:
             if oriented:
                 normals.append(scan.normals @ turn.T)
         together = np.concatenate(normals) if oriented else None
-        return cls(np.concatenate(points), together, name=scans[0].name)
+        weights = None
+        if any(scan.weights is not None for scan in scans):
+            each = (np.ones(len(scan)) if scan.weights is None else scan.weights for scan in scans)
+            weights = np.concatenate(list(each))
+        return cls(np.concatenate(points), together, name=scans[0].name, weights=weights)
 
     @classmethod
     def from_mesh(cls, mesh, name: str = "mesh") -> Scan:
@@ -186,17 +200,24 @@ class Scan:
         return cls(**_mesh_parts(mesh, name), name=name)
 
     def subset(self, indices: np.ndarray) -> Scan:
-        """The points (and normals) at `indices`, as a cloud without faces."""
+        """The points (with normals and weights) at `indices`, as a cloud without faces."""
         indices = np.asarray(indices)
         if indices.dtype.kind not in "uib" or indices.ndim != 1:
             raise ValueError(f"indices must be whole numbers or booleans [n], not {indices.dtype}.")
         if indices.dtype.kind != "b" and (indices >= len(self)).any():
             raise ValueError(f"indices must be below {len(self)}, not {indices.max()}.")
-        normals = None if self.normals is None else self.normals[indices]
-        return Scan(self.points[indices], normals, name=self.name)
+        normals, weights = (
+            None if each is None else each[indices] for each in (self.normals, self.weights)
+        )
+        return Scan(self.points[indices], normals, name=self.name, weights=weights)
 
     def without_unused(self) -> Scan:
-        """The scan without the vertices that no face uses, which are no part of its surface."""
+        """The scan without what is no part of its surface: vertices that no face uses.
+
+        Points of weight zero go, too, and then all faces, which only metrics use.
+        """
+        if self.weights is not None and not self.weights.all():
+            return self.subset(np.flatnonzero(self.weights > 0))
         if self.faces is None:
             return self
         used = np.unique(self.faces)
@@ -204,8 +225,10 @@ class Scan:
             return self
         position = np.full(len(self), -1)
         position[used] = np.arange(len(used))
-        normals = None if self.normals is None else self.normals[used]
-        return Scan(self.points[used], normals, position[self.faces], self.name)
+        normals, weights = (
+            None if each is None else each[used] for each in (self.normals, self.weights)
+        )
+        return Scan(self.points[used], normals, position[self.faces], self.name, weights)
 
     @checked()
     def split(self, test: float = 0.25, seed: int = 313) -> tuple[Scan, Scan]:
@@ -233,7 +256,7 @@ class Scan:
 
 
 def as_scan(data) -> Scan | None:
-    """A scan from a scan, a `trimesh.Trimesh`, points `[n, d]`, or a dict of points and normals.
+    """A scan from a scan, a `trimesh.Trimesh`, points `[n, d]`, or a dict of a scan's arrays.
 
     Returns:
         The scan, or None when `data` is something else (such as a data set).
@@ -242,7 +265,7 @@ def as_scan(data) -> Scan | None:
         return data
     if isinstance(data, np.ndarray):
         return Scan(data)
-    if isinstance(data, dict) and set(data) in ({"points"}, {"points", "normals"}):
+    if isinstance(data, dict) and "points" in data and set(data) <= set(ARRAYS):
         return Scan(**data)
     if hasattr(data, "vertices") and hasattr(data, "faces"):
         return Scan.from_mesh(data)
@@ -281,6 +304,18 @@ def _checked_faces(faces, count: int) -> np.ndarray:
             f"is {array[wrong[0]].tolist()}."
         )
     return array.astype(np.int64)
+
+
+def _checked_weights(weights, count: int) -> np.ndarray:
+    array = _finite(weights, "weights")
+    if array.shape != (count,):
+        raise ValueError(f"weights must be one for each of the {count} points, not {array.shape}.")
+    if (array < 0).any() or (array > 0).sum() < 2:
+        raise ValueError(
+            "weights must not be negative, and more than zero for at least two points; they go "
+            f"from {array.min():g} to {array.max():g}, with {(array > 0).sum()} above zero."
+        )
+    return array
 
 
 def _read_scan(path: Path) -> dict:
@@ -338,7 +373,7 @@ def _read_table(path: Path, suffix: str) -> dict:
         with np.load(path, allow_pickle=False) as archive:
             if "points" not in archive:
                 raise ValueError(f"no array 'points', only {sorted(archive)}")
-            return {name: archive[name] for name in ("points", "normals") if name in archive}
+            return {name: archive[name] for name in ARRAYS if name in archive}
     rows = np.load(path, allow_pickle=False) if suffix == ".npy" else np.loadtxt(path, ndmin=2)
     if rows.ndim != 2 or rows.shape[1] not in (2, 3, 4, 6):
         raise ValueError(f"expected rows of 2, 3, 4 or 6 numbers, found the shape {rows.shape}")

@@ -24,7 +24,8 @@ class SurfaceSampler(keras.utils.PyDataset):
 
     A batch holds `surface` points drawn without replacement, their `normals` where the scan has
     them, and `off_surface` points: one Gaussian sample about each surface point and an eighth as
-    many uniform samples of the box. Each batch depends on (seed, epoch, index) only.
+    many uniform samples of the box. Of a scan with weights points are drawn in proportion to them,
+    and those of weight zero play no part. Each batch depends on (seed, epoch, index) only.
 
     A guided sampler finds normals that the scan lacks, or that contradict each other, by
     `zoo.data.winding`, and knows of the uniform samples on which side they lie and how far from
@@ -66,6 +67,7 @@ class SurfaceSampler(keras.utils.PyDataset):
         guided: bool = False,
     ):
         super().__init__()
+        scan = scan.without_unused()
         if points is not None and points > len(scan):
             raise ValueError(
                 f"points_per_step must not exceed the {len(scan)} points of the scan "
@@ -84,6 +86,9 @@ class SurfaceSampler(keras.utils.PyDataset):
             )
         self.points = ((scan.points - centre) / scale).astype(np.float32)
         self.normals = None if scan.normals is None else scan.normals.astype(np.float32)
+        self.shares = None
+        if scan.weights is not None:
+            self.shares = np.cumsum(scan.weights / scan.weights.sum())
         # On the coordinates alone: the authors' code searches positions and normals together.
         self.tree = cKDTree(self.points)
         # Only the distance that is wanted: of ten million points all 50 take 8 GB.
@@ -126,7 +131,12 @@ class SurfaceSampler(keras.utils.PyDataset):
 
     def draw(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """A batch."""
-        chosen = rng.choice(len(self.points), self.count, replace=False, shuffle=False)
+        if self.shares is None:
+            chosen = rng.choice(len(self.points), self.count, replace=False, shuffle=False)
+        else:
+            # One draw from each of as many equal parts of the weight.
+            ranks = (np.arange(self.count) + rng.random(self.count)) / self.count
+            chosen = np.searchsorted(self.shares, ranks).clip(max=len(self.shares) - 1)
         surface = self.points[chosen]
         noise = rng.standard_normal(surface.shape, dtype=np.float32)
         local = surface + self.sigma[chosen, None] * noise
