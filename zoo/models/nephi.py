@@ -24,6 +24,7 @@ from __future__ import annotations
 import types
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import keras
 import numpy as np
@@ -37,6 +38,7 @@ from zoo.layers.pair_encoder import NORMALISATIONS, PairEncoder
 from zoo.losses.tables import SIMILARITIES
 from zoo.ops.arguments import MOST, checked, not_negative, one_of
 from zoo.ops.array_arguments import few_enough
+from zoo.ops.compiling import compiled_for
 from zoo.ops.gradients import norm
 from zoo.ops.resizing import resized
 from zoo.ops.sampling import sample
@@ -220,6 +222,7 @@ class NePhi(Registration):
             draws=Draws(dims, similarity, points, probes, self.random),
             parts=Found(),
             workers={},
+            ways={},
             fresh=None,
         )
         if not encoder:
@@ -489,6 +492,7 @@ class NePhi(Registration):
         ):
             variable.assign(value)
         part.fitted = True
+        part._tools.ways = self._tools.ways  # one compilation for the maps of all pairs
         return part
 
     def map_of(self, pair: Pair) -> Continuous:
@@ -499,18 +503,27 @@ class NePhi(Registration):
 
     def box_map(self, back: bool) -> tuple[Callable, Callable]:
         """A map of points `[n, rank]` of the box, and its Jacobians; see `Continuous`."""
+        variables = [*self.maps.weights, *self.codes]
+        if back not in self._tools.ways:
+            made = (self._ends(back), self._turns(back))
+            self._tools.ways[back] = [compiled_for(each, variables) for each in made]
+        values = [ops.copy(variable.value) for variable in variables]
+        return tuple(partial(run, values) for run in self._tools.ways[back])
+
+    def _ends(self, back: bool) -> Callable:
+        codes = list(zip(self.codes[0::2], self.codes[1::2], strict=True))
+        return lambda points: (self.maps(points[None], codes, back=back)[0],)
+
+    def _turns(self, back: bool) -> Callable:
         codes = list(zip(self.codes[0::2], self.codes[1::2], strict=True))
         identity = np.eye(self.dims, dtype=np.float32)
 
-        def function(points):
-            return (self.maps(points[None], codes, back=back)[0],)
-
         def derivative(points):
-            tangents = np.broadcast_to(identity, (1, points.shape[0], *identity.shape))
+            tangents = ops.broadcast_to(identity, (1, ops.shape(points)[0], *identity.shape))
             _, turned = self.maps.trace(points[None], tangents, codes, back)
             return (ops.swapaxes(turned[0], 1, 2),)
 
-        return function, derivative
+        return derivative
 
     # What the zoo asks of a method
 

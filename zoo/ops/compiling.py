@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -95,14 +95,33 @@ def compiled(function: Callable, layer: keras.layers.Layer) -> Callable:
 
         return tf.function(function, reduce_retracing=True, autograph=False)
 
-    import jax
+    run = compiled_for(function, layer.variables)
+    return lambda points: run([variable.value for variable in layer.variables], points)
 
-    @jax.jit
-    def pure(values, points):
-        with keras.StatelessScope(state_mapping=list(zip(layer.variables, values, strict=True))):
+
+def compiled_for(function: Callable, variables: Sequence) -> Callable:
+    """Compiles `function(points)` once for whatever values the variables that it reads will have.
+
+    Args:
+        function: maps a float32 tensor `[n, d]` to a tensor or a tuple of tensors.
+        variables: of Keras.
+
+    Returns:
+        A function of the values of the variables, a list, and of points.
+    """
+
+    def run(values, points):
+        with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
             return function(points)
 
-    return lambda points: pure([variable.value for variable in layer.variables], points)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(run, reduce_retracing=True, autograph=False)
+
+    import jax
+
+    return jax.jit(run)
 
 
 def in_chunks(function: Callable, points: np.ndarray, chunk: int = 16_384) -> list[np.ndarray]:
