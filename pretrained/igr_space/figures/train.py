@@ -21,10 +21,10 @@ if __name__ == "__main__":
     space_preset(
         __file__,
         scan_of=figure,
-        seeds=range(1, 33),
+        seeds=range(1, 129),
         test_seeds=range(901, 905),
-        config={"codes": 16, "points_per_step": 2048, "shapes_per_step": 4},
-        steps=1500,
+        config={"codes": 24, "points_per_step": 2048, "shapes_per_step": 4},
+        steps=5000,
         data="figures, limbs swinging half as far as in random_pose (zoo.data.figures)",
         licence={
             "weights": "CC0-1.0",
