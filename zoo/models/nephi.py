@@ -51,8 +51,9 @@ from zoo.transform import Affine
 
 STEPS = 10  # of an epoch of `fit(pair)`
 FROM_NOTHING, REFINEMENT = 40, 5  # epochs of it without and with an encoder
+ALONE = 4096  # points, at least, of its steps with an encoder: a batch of one pair is noisy
 # Learning rates of a fit that starts from what the network finds; codes alone bear longer steps.
-REFINING = {"codes": 5e-3, "maps": 5e-4, "both": 5e-4}
+REFINING = {"codes": 5e-3, "maps": 1e-3, "both": 1e-3}
 
 PAPER = {
     "size": 175,
@@ -108,7 +109,8 @@ class NePhi(Registration):
             0.5 in space.
         similarity: "ncc", "mse" or "mi" of drawn points; "lncc" or "mind" of drawn patches, of 9^2
             or 7^3 voxels each.
-        points: drawn in every step and direction for the similarity.
+        points: drawn in every step and direction for the similarity; with an encoder `fit(pair)`
+            draws 4,096 at least.
         probes: drawn for the consistency.
         blurs: standard deviations in voxels by which images are smoothed in the stages of
             `fit(pair)`, one after the other.
@@ -404,7 +406,7 @@ class NePhi(Registration):
             epochs: in all; None is 40, with an encoder 5.
             steps_per_epoch: 10 by default.
             learning_rate: at the start of each stage, from where it falls to a tenth along a
-                cosine; None is that of the optimiser, with an encoder 5e-4 (of codes alone 5e-3).
+                cosine; None is that of the optimiser, with an encoder 1e-3 (of codes alone 5e-3).
             refine: with an encoder, "codes", "maps" or "both".
         """
         one_of("refine", refine, REFINING)
@@ -482,7 +484,8 @@ class NePhi(Registration):
         if known is not None:
             return known.alone(pair)
         grid = self.encoders[0].cells if self.encoder else self.cells
-        config = self.get_preset_config() | {"encoder": False, "cells": grid}
+        points = max(self.points, ALONE)
+        config = self.get_preset_config() | {"encoder": False, "cells": grid, "points": points}
         part = NePhi(**config)
         part.maps.set_weights(self.maps.get_weights())
         images, masks = self._read(batch_of_pair(pair))
