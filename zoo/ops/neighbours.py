@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import keras
 import numpy as np
 from keras import ops
@@ -92,7 +95,7 @@ def nearest_indices(queries, points, k: int = 1, method: str = "auto"):
     search = _search(method)
     if search is _tree:
         return _tree(queries, points, k)
-    return ops.map(lambda pair: _blocks(*pair, k), (queries, points))
+    return _all_blocks(k)(queries, points)
 
 
 def _search(method):
@@ -148,6 +151,14 @@ def _blocks(queries, points, k):
     padded = ops.pad(queries, ((0, blocks * BLOCK - count), (0, 0)))
     found = ops.map(search, ops.reshape(padded, (blocks, BLOCK, queries.shape[1])))
     return ops.reshape(found, (blocks * BLOCK, k))[:count]
+
+
+@functools.cache
+def _all_blocks(k: int) -> Callable:
+    """The search in every item of a batch, traced once for the many that a network makes."""
+    return kernels.shared_graph(
+        lambda queries, points: ops.map(lambda pair: _blocks(*pair, k), (queries, points))
+    )
 
 
 def nearest_both_ways(first, second):
