@@ -97,12 +97,11 @@ def hippocampus_datasets(
         folder: holds `images/` and `labels/`.
         held_out: cases that are only tested on, those of the highest numbers.
         validation: cases before them that are not trained on, for choosing settings.
-        masked: whether training pairs get masks.
+        masked: whether pairs get masks of what is no padding.
 
     Returns:
         Batches of two augmented pairs of the other cases, and 40 random pairs of the cases held
-        out; all centred, 48 x 64 x 48 voxels, with labels. Training pairs have masks of what is no
-        padding where `masked` says so.
+        out; all centred, 48 x 64 x 48 voxels, with labels.
     """
     import numpy as np
 
@@ -121,14 +120,25 @@ def hippocampus_datasets(
     images, labels = zip(*training, strict=True)
     random = np.random.default_rng(1)
     drawn = [random.choice(held_out, 2, replace=False) for _ in range(40)]
+
+    def whole(image):
+        return np.ones(image.shape, bool) if masked else None
+
     pairs = [
-        Pair(fixed, moving, fixed_labels=fixed_labels, moving_labels=moving_labels)
+        Pair(
+            fixed,
+            moving,
+            fixed_labels=fixed_labels,
+            moving_labels=moving_labels,
+            fixed_mask=whole(fixed),
+            moving_mask=whole(moving),
+        )
         for (fixed, fixed_labels), (moving, moving_labels) in (
             (test[first], test[second]) for first, second in drawn
         )
     ]
     frame = {"shape": (48, 64, 48), "align": "centre"}
-    masks = [np.ones(image.shape, bool) for image in images] if masked else None
+    masks = [whole(image) for image in images]
     batches = all_pairs(images, labels, masks, batch_size=2, steps=50, **frame)
     return Augmented(batches), PairDataset(pairs, **frame).pairs
 

@@ -5,7 +5,7 @@ from zoo.recipes import brain_slices_datasets, registration_preset
 
 
 def datasets(folder):
-    training, test = brain_slices_datasets(folder, batch_size=8, steps=100)
+    training, test = brain_slices_datasets(folder, batch_size=4, steps=100)
     return Augmented(training), test
 
 
@@ -13,9 +13,9 @@ if __name__ == "__main__":
     registration_preset(
         __file__,
         method="nephi",
-        config={"dims": 2, "size": 128, "similarity": "lncc", "points": 4096, "probes": 64},
+        config={"dims": 2, "size": 128, "points": 2048, "probes": 64},
         datasets=datasets,
-        steps=10_000,
+        steps=8000,
         learning_rate=1e-3,
         loss_weights={"consistency": 1.0},
         refined={"epochs": 5},
