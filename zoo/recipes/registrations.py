@@ -84,9 +84,7 @@ def registration_preset(
     make_preset(recipe, begin, facts, seed=seed, argument=argument)
 
 
-def hippocampus_datasets(
-    folder: Path, held_out: int = 40, validation: int = 20, masked: bool = False
-):
+def hippocampus_datasets(folder: Path, held_out: int = 40, validation: int = 20):
     """Hippocampi of the Medical Segmentation Decathlon, for `registration_preset`.
 
     The cases are the left and right halves of fewer heads, in an unknown order that is likely to
@@ -97,7 +95,6 @@ def hippocampus_datasets(
         folder: holds `images/` and `labels/`.
         held_out: cases that are only tested on, those of the highest numbers.
         validation: cases before them that are not trained on, for choosing settings.
-        masked: whether pairs get masks of what is no padding.
 
     Returns:
         Batches of two augmented pairs of the other cases, and 40 random pairs of the cases held
@@ -120,26 +117,14 @@ def hippocampus_datasets(
     images, labels = zip(*training, strict=True)
     random = np.random.default_rng(1)
     drawn = [random.choice(held_out, 2, replace=False) for _ in range(40)]
-
-    def whole(image):
-        return np.ones(image.shape, bool) if masked else None
-
     pairs = [
-        Pair(
-            fixed,
-            moving,
-            fixed_labels=fixed_labels,
-            moving_labels=moving_labels,
-            fixed_mask=whole(fixed),
-            moving_mask=whole(moving),
-        )
+        Pair(fixed, moving, fixed_labels=fixed_labels, moving_labels=moving_labels)
         for (fixed, fixed_labels), (moving, moving_labels) in (
             (test[first], test[second]) for first, second in drawn
         )
     ]
     frame = {"shape": (48, 64, 48), "align": "centre"}
-    masks = [whole(image) for image in images]
-    batches = all_pairs(images, labels, masks, batch_size=2, steps=50, **frame)
+    batches = all_pairs(images, labels, batch_size=2, steps=50, **frame)
     return Augmented(batches), PairDataset(pairs, **frame).pairs
 
 

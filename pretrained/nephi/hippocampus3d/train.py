@@ -1,16 +1,14 @@
 """Makes the preset nephi.hippocampus3d: python train.py FOLDER (its images/ and labels/)"""
 
-from functools import partial
-
 from zoo.recipes import hippocampus_datasets, registration_preset
 
 if __name__ == "__main__":
     registration_preset(
         __file__,
         method="nephi",
-        config={"dims": 3, "size": (48, 64, 48), "normalisation": "group", "points": 8192},
-        datasets=partial(hippocampus_datasets, masked=True),
-        steps=3000,
+        config={"dims": 3, "size": (48, 64, 48), "normalisation": "group", "points": 2048},
+        datasets=hippocampus_datasets,
+        steps=4000,
         learning_rate=1e-3,
         loss_weights={"consistency": 1.0},
         refined={"epochs": 5},
