@@ -1,9 +1,10 @@
 """Makes the preset nephi.brain2d: python train.py FOLDER_WITH_axial_slices.npz
 
-The preset is not shipped: made by this recipe, one pass takes the pairs held out from a Dice of 0.732
-to 0.715, fifty steps of `fit(pair)` to 0.760, where `dirvnet.brain2d` reaches 0.815. The correlation
-of whole slices follows the outline of the head; with "lncc" from there the loss of the 33 subjects
-falls, and so does the Dice of the others: they are few for an encoder of 666,696 weights.
+The preset is not shipped: made by this recipe, one pass takes the pairs held out from a Dice of
+0.732 to 0.715, fifty steps of `fit(pair)` to 0.760, where `dirvnet.brain2d` reaches 0.815. The
+correlation of whole slices follows the outline of the head; with "lncc" from there the loss of the
+33 subjects falls, and so does the Dice of the others: they are few for an encoder of 666,696
+weights.
 """
 
 from zoo.data.augmentation import Augmented
