@@ -484,8 +484,9 @@ class NePhi(Registration):
         if known is not None:
             return known.alone(pair)
         grid = self.encoders[0].cells if self.encoder else self.cells
-        points = max(self.points, ALONE)
-        config = self.get_preset_config() | {"encoder": False, "cells": grid, "points": points}
+        config = self.get_preset_config() | {"encoder": False, "cells": grid}
+        if self.encoder:
+            config["points"] = max(self.points, ALONE)
         part = NePhi(**config)
         part.maps.set_weights(self.maps.get_weights())
         images, masks = self._read(batch_of_pair(pair))
