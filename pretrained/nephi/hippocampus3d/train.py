@@ -16,8 +16,9 @@ if __name__ == "__main__":
         protocol="40 random pairs of the last 40 cases, held out, centred, Dice of 2 labels",
         summary="Hippocampus MRI (T1) of different subjects, trained without labels.",
         notes="Weak: `dirvnet.hippocampus3d` reaches 0.752 on these pairs. The similarity is one "
-        "correlation of the whole field, in which the border of padded volumes counts, too; a "
-        "local one, masks, and a longer training are what to try. "
+        "correlation of the whole field, in which the border of padded volumes counts, too. With "
+        "masks of the padding and 8,192 points fits end at 0.728 and fold at 0.26 % of the points; "
+        "the same with more weight on consistency is what to try. "
         "The cases are left and right halves of 195 heads in an unknown order. The split is "
         "by blocks of case numbers: the first 140 are trained on, 20 lie between, the last 40 are "
         "only tested on; a head on both sides of a border cannot be ruled out.",
