@@ -510,7 +510,7 @@ class NePhi(Registration):
         variables = [*self.maps.weights, *self.codes]
         if back not in self._tools.ways:
             made = (self._ends(back), self._turns(back))
-            self._tools.ways[back] = [compiled_for(each, variables) for each in made]
+            self._tools.ways[back] = [compiled_for(each, lambda: variables) for each in made]
         values = [ops.copy(variable.value) for variable in variables]
         return tuple(partial(run, values) for run in self._tools.ways[back])
 

@@ -95,23 +95,24 @@ def compiled(function: Callable, layer: keras.layers.Layer) -> Callable:
 
         return tf.function(function, reduce_retracing=True, autograph=False)
 
-    run = compiled_for(function, layer.variables)
+    # A model has more variables once it is compiled.
+    run = compiled_for(function, lambda: layer.variables)
     return lambda points: run([variable.value for variable in layer.variables], points)
 
 
-def compiled_for(function: Callable, variables: Sequence) -> Callable:
+def compiled_for(function: Callable, variables: Callable[[], Sequence]) -> Callable:
     """Compiles `function(points)` once for whatever values the variables that it reads will have.
 
     Args:
         function: maps a float32 tensor `[n, d]` to a tensor or a tuple of tensors.
-        variables: of Keras.
+        variables: gives those of Keras that it reads.
 
     Returns:
         A function of the values of the variables, a list, and of points.
     """
 
     def run(values, points):
-        with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
+        with keras.StatelessScope(state_mapping=list(zip(variables(), values, strict=True))):
             return function(points)
 
     if keras.backend.backend() == "tensorflow":
