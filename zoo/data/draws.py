@@ -65,9 +65,7 @@ class Shape:
             A dict of `points` `[count, dims]`, `features` `[count, c]` and, of a shape that knows
             them, `frames` `[count, dims, dims]`: rows that span the tangent plane, then the normal.
         """
-        # One draw from each of `count` equal parts of the area leaves no gaps.
-        ranks = (np.arange(count) + random.random(count)) / count
-        rows = np.minimum(np.searchsorted(self._shares, ranks), len(self._shares) - 1)
+        rows = drawn_rows(self._shares, count, random)
         drawn = {} if self.frames is None else {"frames": self.frames[rows]}
         if self.faces is None:
             return drawn | {"points": self.points[rows], "features": self.features[rows]}
@@ -76,6 +74,13 @@ class Shape:
         for name, values in (("points", self.points), ("features", self.features)):
             drawn[name] = np.einsum("nk,nkc->nc", corners, values[self.faces[rows]])
         return drawn
+
+
+def drawn_rows(shares: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+    """Indices `[count]` drawn in proportion to weights, of which `shares` are the running sums."""
+    # One draw from each of `count` equal parts of the whole leaves no gaps.
+    ranks = (np.arange(count) + random.random(count)) / count
+    return np.minimum(np.searchsorted(shares, ranks), len(shares) - 1)
 
 
 def _frames(first: np.ndarray | None, normal: np.ndarray) -> np.ndarray:

@@ -206,10 +206,7 @@ class Scan:
             raise ValueError(f"indices must be whole numbers or booleans [n], not {indices.dtype}.")
         if indices.dtype.kind != "b" and (indices >= len(self)).any():
             raise ValueError(f"indices must be below {len(self)}, not {indices.max()}.")
-        normals, weights = (
-            None if each is None else each[indices] for each in (self.normals, self.weights)
-        )
-        return Scan(self.points[indices], normals, name=self.name, weights=weights)
+        return Scan(**self._at(indices), name=self.name)
 
     def without_unused(self) -> Scan:
         """The scan without what is no part of its surface: vertices that no face uses.
@@ -225,10 +222,12 @@ class Scan:
             return self
         position = np.full(len(self), -1)
         position[used] = np.arange(len(used))
-        normals, weights = (
-            None if each is None else each[used] for each in (self.normals, self.weights)
-        )
-        return Scan(self.points[used], normals, position[self.faces], self.name, weights)
+        return Scan(**self._at(used), faces=position[self.faces], name=self.name)
+
+    def _at(self, indices: np.ndarray) -> dict[str, np.ndarray | None]:
+        """What is known of the points at `indices`, by name."""
+        known = {name: getattr(self, name) for name in ARRAYS}
+        return {name: None if each is None else each[indices] for name, each in known.items()}
 
     @checked()
     def split(self, test: float = 0.25, seed: int = 313) -> tuple[Scan, Scan]:

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from scipy.spatial import cKDTree
 
+from zoo.data.draws import drawn_rows
 from zoo.data.scan import Scan
 from zoo.data.winding import Winding, consistent_normals, roughness
 from zoo.ops.arguments import MOST, checked, positive, shown
@@ -67,7 +68,8 @@ class SurfaceSampler(keras.utils.PyDataset):
         guided: bool = False,
     ):
         super().__init__()
-        scan = scan.without_unused()
+        if scan.weights is not None:
+            scan = scan.without_unused()
         if points is not None and points > len(scan):
             raise ValueError(
                 f"points_per_step must not exceed the {len(scan)} points of the scan "
@@ -134,9 +136,7 @@ class SurfaceSampler(keras.utils.PyDataset):
         if self.shares is None:
             chosen = rng.choice(len(self.points), self.count, replace=False, shuffle=False)
         else:
-            # One draw from each of as many equal parts of the weight.
-            ranks = (np.arange(self.count) + rng.random(self.count)) / self.count
-            chosen = np.searchsorted(self.shares, ranks).clip(max=len(self.shares) - 1)
+            chosen = drawn_rows(self.shares, self.count, rng)
         surface = self.points[chosen]
         noise = rng.standard_normal(surface.shape, dtype=np.float32)
         local = surface + self.sigma[chosen, None] * noise

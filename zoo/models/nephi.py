@@ -224,7 +224,7 @@ class NePhi(Registration):
             draws=Draws(dims, similarity, points, probes, self.random),
             parts=Found(),
             workers={},
-            ways={},
+            ways=[],
             fresh=None,
         )
         if not encoder:
@@ -501,33 +501,32 @@ class NePhi(Registration):
 
     def map_of(self, pair: Pair) -> Continuous:
         """The maps as they are now, in world coordinates; see `Continuous`."""
-        part, grid = self.alone(pair), pair.fixed.grid
-        ways = (part.box_map(back) for back in (False, True))
-        return Continuous(*next(ways), grid, next(ways))
+        (there, back), grid = self.alone(pair).box_maps(), pair.fixed.grid
+        return Continuous(*there, grid, back)
 
-    def box_map(self, back: bool) -> tuple[Callable, Callable]:
-        """A map of points `[n, rank]` of the box, and its Jacobians; see `Continuous`."""
+    def box_maps(self) -> list[tuple[Callable, Callable]]:
+        """Maps of points `[n, rank]` of the box, there and back, and Jacobians: `Continuous`."""
         variables = [*self.maps.weights, *self.codes]
-        if back not in self._tools.ways:
-            made = (self._ends(back), self._turns(back))
-            self._tools.ways[back] = [compiled_for(each, lambda: variables) for each in made]
+        if not self._tools.ways:
+            for back in (False, True):
+                both = (partial(each, back) for each in (self._ends, self._turns))
+                self._tools.ways.append([compiled_for(each, lambda: variables) for each in both])
         values = [ops.copy(variable.value) for variable in variables]
-        return tuple(partial(run, values) for run in self._tools.ways[back])
+        return [tuple(partial(run, values) for run in way) for way in self._tools.ways]
 
-    def _ends(self, back: bool) -> Callable:
-        codes = list(zip(self.codes[0::2], self.codes[1::2], strict=True))
-        return lambda points: (self.maps(points[None], codes, back=back)[0],)
+    def _ends(self, back: bool, points) -> tuple:
+        return (self.maps(points[None], self._own_codes, back=back)[0],)
 
-    def _turns(self, back: bool) -> Callable:
-        codes = list(zip(self.codes[0::2], self.codes[1::2], strict=True))
+    def _turns(self, back: bool, points) -> tuple:
         identity = np.eye(self.dims, dtype=np.float32)
+        tangents = ops.broadcast_to(identity, (1, ops.shape(points)[0], *identity.shape))
+        _, turned = self.maps.trace(points[None], tangents, self._own_codes, back)
+        return (ops.swapaxes(turned[0], 1, 2),)
 
-        def derivative(points):
-            tangents = ops.broadcast_to(identity, (1, ops.shape(points)[0], *identity.shape))
-            _, turned = self.maps.trace(points[None], tangents, codes, back)
-            return (ops.swapaxes(turned[0], 1, 2),)
-
-        return derivative
+    @property
+    def _own_codes(self) -> list[tuple]:
+        """Without an encoder the code of every step, `(global, local)`."""
+        return list(zip(self.codes[0::2], self.codes[1::2], strict=True))
 
     # What the zoo asks of a method
 

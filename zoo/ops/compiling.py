@@ -91,10 +91,7 @@ def compiled(function: Callable, layer: keras.layers.Layer) -> Callable:
         A function of the same signature.
     """
     if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return tf.function(function, reduce_retracing=True, autograph=False)
-
+        return _traced(function)
     # A model has more variables once it is compiled.
     run = compiled_for(function, lambda: layer.variables)
     return lambda points: run([variable.value for variable in layer.variables], points)
@@ -115,14 +112,17 @@ def compiled_for(function: Callable, variables: Callable[[], Sequence]) -> Calla
         with keras.StatelessScope(state_mapping=list(zip(variables(), values, strict=True))):
             return function(points)
 
+    return _traced(run)
+
+
+def _traced(function: Callable) -> Callable:
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(run, reduce_retracing=True, autograph=False)
-
+        return tf.function(function, reduce_retracing=True, autograph=False)
     import jax
 
-    return jax.jit(run)
+    return jax.jit(function)
 
 
 def in_chunks(function: Callable, points: np.ndarray, chunk: int = 16_384) -> list[np.ndarray]:
