@@ -222,6 +222,8 @@ def to_atlas(
     atlas: Image,
     labels: Sequence | None = None,
     atlas_labels: np.ndarray | None = None,
+    masks: Sequence | None = None,
+    atlas_mask: np.ndarray | None = None,
     **options,
 ) -> PairDataset:
     """Every image, as the moving one, with one fixed atlas.
@@ -231,19 +233,29 @@ def to_atlas(
         atlas: the fixed image of all pairs.
         labels: integers on the grid of each image, or None.
         atlas_labels: integers on the grid of the atlas, or None.
+        masks: of what counts, booleans on the grid of each image, or None.
+        atlas_mask: likewise, on the grid of the atlas.
         **options: of `PairDataset`.
 
     Raises:
-        ValueError: without images, or for labels that are not as many.
+        ValueError: without images, or for labels or masks that are not as many.
     """
     _check_images("images", images)
     if not len(images):
         raise ValueError("images must hold at least one image.")
-    labels, images = _matching("labels", labels, images), _in_frame(images, options)
-    (atlas,) = _in_frame([atlas], options)
+    labels, masks = _matching("labels", labels, images), _matching("masks", masks, images)
+    images, (atlas,) = _in_frame(images, options), _in_frame([atlas], options)
     makers = [
-        partial(Pair, atlas, image, fixed_labels=atlas_labels, moving_labels=own)
-        for image, own in zip(images, labels, strict=True)
+        partial(
+            Pair,
+            atlas,
+            image,
+            fixed_labels=atlas_labels,
+            moving_labels=own,
+            fixed_mask=atlas_mask,
+            moving_mask=mask,
+        )
+        for image, own, mask in zip(images, labels, masks, strict=True)
     ]
     return PairDataset(LazyPairs(makers), **options)
 
