@@ -451,11 +451,18 @@ def by_name(values, declared: dict) -> dict:
 
 
 class TellEpoch(keras.callbacks.Callback):
-    """Tells a sampler the epoch, so that resumed training draws what unbroken training draws."""
+    """Tells a sampler the epoch, so that resumed training draws what unbroken training draws.
+
+    One with `epochs` is also told of how many.
+    """
 
     def __init__(self, dataset):
         super().__init__()
         self.dataset = dataset
+
+    def on_train_begin(self, logs=None):
+        if hasattr(self.dataset, "epochs"):
+            self.dataset.epochs = self.params["epochs"]
 
     def on_epoch_begin(self, epoch, logs=None):
         self.dataset.epoch = epoch

@@ -44,7 +44,7 @@ SHAPES = {
     "skull": "cc_surfaces/skull.*",
     "lionstatue": "cc_surfaces/lionstatue.*",
 }
-SCANS = ("anchor", "daratech", "gargoyle", "dc", "lord_quas")
+SCANS = ("anchor", "daratech", "gargoyle")
 CASES = ("normals", "bare", "noise", "few", "half")
 TRIM = 0.04  # in the frame: 2 % of the longest side
 

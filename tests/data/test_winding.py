@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from zoo.data import shapes
-from zoo.data.winding import Winding, areas, consistent_normals, roughness
+from zoo.data.winding import Winding, areas, consistent_normals, roughness, smoothed
 
 
 def shares_of(cloud):
@@ -71,6 +71,24 @@ def test_noise_is_told_from_shape():
     noise = np.random.default_rng(0).normal(0, 0.02, torus.points.shape)
     found, neighbours = roughness(torus.points + noise)
     assert found == pytest.approx(0.02, rel=0.3) and neighbours > 30
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_noisy_points_come_closer_to_their_surface(dims):
+    rng = np.random.default_rng(0)
+    points = rng.standard_normal((4000, dims))
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    noisy = points * (1 + rng.normal(0, 0.05, (4000, 1)))
+
+    def off(cloud):
+        return np.abs(np.linalg.norm(cloud, axis=1) - 1).mean()
+
+    moved = smoothed(noisy)
+    assert off(moved) < 0.4 * off(noisy)
+    assert roughness(moved)[0] < roughness(noisy)[0]
+    # Planes through their neighbours stay planes.
+    flat = np.column_stack([rng.uniform(-1, 1, (500, dims - 1)), np.zeros(500)])
+    np.testing.assert_allclose(smoothed(flat), flat, atol=1e-12)
 
 
 def test_normals_are_found_through_noise():

@@ -74,12 +74,16 @@ def test_a_surface(run, tmp_path):
     }
 
 
-def test_a_family_of_shapes(run):
-    def ball(seed):
-        return zoo.Scan.from_mesh(trimesh.creation.icosphere(2, 0.5 + 0.1 * (seed % 4)))
+def test_a_family_of_shapes(run, tmp_path):
+    def ball(seed, path):
+        mesh = trimesh.creation.icosphere(2, float(path.read_text()) + 0.1 * (seed % 4))
+        mesh.update_faces(mesh.triangles_center[:, 1] > -0.2)  # open below
+        return zoo.Scan.from_mesh(mesh)
 
+    (tmp_path / "radius.txt").write_text("0.5")
     manifest, files = run(
         space_preset,
+        str(tmp_path / "radius.txt"),
         scan_of=ball,
         seeds=(0, 2),
         test_seeds=(1, 3),
@@ -87,6 +91,9 @@ def test_a_family_of_shapes(run):
         steps=4,
         points=200,
         search={"epochs": 1, "steps_per_epoch": 2},
+        argument=("radius", "a file with a radius"),
+        part=("the upper half", lambda scan: scan.subset(scan.points[:, 1] > 0)),
+        open_scans=True,
         data="balls",
         **FACTS,
     )
@@ -95,6 +102,7 @@ def test_a_family_of_shapes(run):
     found = {row["protocol"] for row in manifest["metrics"] if row["name"] == "chamfer"}
     assert len(found) == 4 and {row["data"] for row in manifest["metrics"]} == {"2 balls, unseen"}
     assert sum("held out" in protocol for protocol in found) == 3
+    assert any("from a scan of the upper half" in protocol for protocol in found)
 
 
 def test_a_registration(run):

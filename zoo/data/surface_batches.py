@@ -10,12 +10,14 @@ from scipy.spatial import cKDTree
 
 from zoo.data.draws import drawn_rows
 from zoo.data.scan import Scan
-from zoo.data.winding import Winding, consistent_normals, roughness
+from zoo.data.winding import NOISY, Winding, consistent_normals, roughness, smoothed
 from zoo.ops.arguments import MOST, checked, positive, shown
 from zoo.ops.array_arguments import real_array
 
 POOL = 20_000  # points of the box whose distances are looked up once
+STRAIGHT, BENT = 0.2, 0.4  # shares of a training at which the field may begin to bend, and may
 SURE = 0.25  # how far a winding number must lie from one half to tell a side
+PASSES = 4  # in which noisy points are moved, at most
 NOISES = 1.0  # standard deviations of noise that make the smallest thing that can be seen
 FAR = 2.0  # spacings of the scan beyond which the nearest point tells the distance
 
@@ -28,9 +30,13 @@ class SurfaceSampler(keras.utils.PyDataset):
     many uniform samples of the box. Of a scan with weights points are drawn in proportion to them,
     and those of weight zero play no part. Each batch depends on (seed, epoch, index) only.
 
+    A straight sampler's batches hold `straight` `[1]`, how much the field is to be kept from
+    bending: 1, and from a fifth of the `epochs`, where these are known, falling to 0 at two.
+
     A guided sampler finds normals that the scan lacks, or that contradict each other, by
-    `zoo.data.winding`, and knows of the uniform samples on which side they lie and how far from
-    the nearest point of the scan; its batches hold besides:
+    `zoo.data.winding`, moves noisy points onto the planes through their neighbours, and knows of
+    the uniform samples on which side they lie and how far from the nearest point of the scan; its
+    batches hold besides:
 
     * `trust` `[n]`, how sure the sign of a normal is, from 0 to 1;
     * `distance` `[m]`, signed distances of the uniform samples, which come last in `off_surface`;
@@ -45,10 +51,13 @@ class SurfaceSampler(keras.utils.PyDataset):
         box: half side of the cube of the uniform samples.
         seed: of everything drawn.
         guided: see above.
+        straight: see above.
 
     Attributes:
-        detail: of a guided one, how close neighbouring points of the scan are, or how far they lie
-            from the surface, if that is more; in the frame. Smaller things cannot be seen.
+        epoch, epochs: which one it is and of how many, None where that is not known.
+        detail: of a guided one, how close neighbouring points of the scan are, or how far they
+            still lie from the surface, if that is more; in the frame. Smaller things cannot be
+            seen.
         found: whether a guided one has found (or turned) normals.
 
     Raises:
@@ -66,6 +75,7 @@ class SurfaceSampler(keras.utils.PyDataset):
         box: float = 1.8,
         seed: int = 0,
         guided: bool = False,
+        straight: bool = False,
     ):
         super().__init__()
         if scan.weights is not None:
@@ -98,14 +108,20 @@ class SurfaceSampler(keras.utils.PyDataset):
         self.sigma = distances[:, 0].astype(np.float32)
         self.count = points or min(16_384, len(scan))
         self.steps, self.box, self.seed, self.guided = steps, box, seed, guided
-        self.neighbours = neighbours
-        self.epoch, self.found = 0, False
+        self.neighbours, self.straight = neighbours, straight
+        self.epoch, self.epochs, self.found = 0, None, False
         if guided:
             self._guide()
 
     def _guide(self) -> None:
         """Finds normals, and distances of a pool of points of the box."""
         noise, neighbours = roughness(self.points)
+        for _ in range(PASSES):
+            if not noise:
+                break
+            self.points = smoothed(self.points).astype(np.float32)
+            noise, neighbours = roughness(self.points)[0], NOISY
+        self.tree = cKDTree(self.points)
         some = self.points[np.random.default_rng(self.seed).permutation(len(self.points))[:POOL]]
         spacing = np.median(self.tree.query(some, k=[2], workers=-1)[0])
         # Of duplicates the nearest point says nothing, but one of many does.
@@ -129,7 +145,12 @@ class SurfaceSampler(keras.utils.PyDataset):
         return self.steps
 
     def __getitem__(self, index):
-        return (self.draw(np.random.default_rng((self.seed, self.epoch, index))),)
+        batch = self.draw(np.random.default_rng((self.seed, self.epoch, index)))
+        if self.straight:
+            progress = (self.epoch + index / self.steps) / (self.epochs or np.inf)
+            share = np.interp(progress, (STRAIGHT, BENT), (1.0, 0.0))
+            batch["straight"] = np.array([share], np.float32)
+        return (batch,)
 
     def draw(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """A batch."""

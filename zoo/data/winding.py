@@ -21,6 +21,8 @@ from scipy.spatial import cKDTree
 SAMPLES = 2_000  # points that stand for all of them in the linear system
 STIFFNESS = 1.2  # of the diagonal of the system: more bears more noise
 SMOOTH, NOISY = 12, 64  # neighbours of a plane through a point, without and with noise
+CALMING = 32  # neighbours of the plane that a noisy point is moved onto
+BALL = 0.32  # height of neighbours, as a share of their distance, from which they are no plane
 ROUGH = 0.18  # height of neighbours over such a plane, as a share of their distance: noise
 OPPOSED = 0.05  # share of neighbours with opposite normals from which they are not believed
 MOST = 300_000  # points whose neighbours are compared; others follow the nearest of these
@@ -54,6 +56,24 @@ def roughness(points: np.ndarray) -> tuple[float, int]:
         return 0.0, SMOOTH
     count = min(NOISY, len(points))
     return float(np.median(_planes(points, tree.query(few, k=count, workers=-1)[1])[1])), NOISY
+
+
+def smoothed(points: np.ndarray) -> np.ndarray:
+    """Noisy points `[n, d]`, each moved straight onto the plane through its neighbours.
+
+    Where so many points lie so far from the surface that neighbours are a ball and no plane, the
+    neighbours are those of a part of the points.
+    """
+    support, order = points, np.random.default_rng(0).permutation(len(points))
+    while True:
+        distances, near = cKDTree(support).query(points, k=min(CALMING, len(support)), workers=-1)
+        normals, heights = _planes(support, near)
+        shape = np.median(heights / np.maximum(distances[:, -1], 1e-30))
+        if shape < BALL or len(support) < 16 * CALMING:
+            break
+        support = points[order[: len(support) // 4]]
+    offsets = ((points - _centres(support, near)) * normals).sum(axis=1, keepdims=True)
+    return points - offsets * normals
 
 
 class Winding:
@@ -165,6 +185,14 @@ def _planes(points: np.ndarray, near: np.ndarray) -> tuple[np.ndarray, np.ndarra
         normals[chunk] = axes[..., 0]
         heights[chunk] = np.sqrt(np.maximum(squares[:, 0], 0) / near.shape[1])
     return normals, heights
+
+
+def _centres(points: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """Means `[n, d]` of points `near` `[n, k]`, added up one neighbour after the other."""
+    total = np.zeros((len(near), points.shape[1]))
+    for column in near.T:
+        total += points[column]
+    return total / near.shape[1]
 
 
 def _kernel(queries: np.ndarray, points: np.ndarray, width: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from zoo.recipes.skeleton import Job, make_preset, rows
 from zoo.recipes.surfaces import sampling_floor
@@ -12,6 +13,11 @@ TASK = "surface"
 RESOLUTION, SAMPLES = 128, 100_000  # of the meshes that are measured
 STRIP = 5  # shapes of the picture
 MEASURED = ("chamfer", "hausdorff", "normal_consistency", "surface_residual")
+
+
+def front(scan):
+    """The points of a scan that face along z."""
+    return scan.subset(scan.normals[:, 2] > 0)
 
 
 def space_preset(
@@ -24,26 +30,33 @@ def space_preset(
     steps: int,
     points: int = 6000,
     search: dict | None = None,
+    argument: tuple[str, str] | None = None,
+    part: tuple[str, Callable] = ("the front", front),
+    open_scans: bool = False,
     method: str = "igr_space",
     seed: int = 0,
     **facts,
 ):
     """Learns a family of shapes, measures on others what a code tells of them, writes the preset.
 
-    Measured are scans of the shapes held out, whole and only from the front (points whose normals
-    have a positive z), against other points of the same shapes; beside the training shape that is
-    closest, and what as many points of the true mesh would score.
+    Measured are scans of the shapes held out, whole and only in part, against other points of the
+    same shapes; beside the training shape that is closest, and what as many points of the true mesh
+    would score.
 
     Args:
         recipe: `__file__` of the `train.py`; the preset is written to its folder by default.
-        scan_of: makes the mesh of a seed, a `zoo.Scan` with faces.
-        seeds: of the members.
+        scan_of: makes the mesh of a seed, a `zoo.Scan` with faces; with an `argument`, of a seed
+            and that path.
+        seeds: of the members; anything that tells them apart.
         test_seeds: of the shapes that are held out, at least two; the picture shows the way from
             the first to the second.
         config: constructor arguments without `members`.
         steps: of the training.
         points: of each scan, spread evenly over its mesh.
         search: arguments of `encode`, which finds the codes of the shapes held out.
+        argument: name and help of a path that the command line takes, such as a file of shapes.
+        part: what is scanned in part: in words, and what cuts it out of a scan.
+        open_scans: the shapes have holes, and meshes are trimmed there.
         method: name of the entry.
         seed: of weights and batches.
         **facts: further keys of the manifest: `data` (its name), `licence`, `summary`, `notes`,
@@ -54,8 +67,11 @@ def space_preset(
     def begin(arguments) -> Job:
         import zoo
 
+        make = scan_of
+        if argument is not None:
+            make = partial(scan_of, path=getattr(arguments, argument[0]))
         model = zoo.create(method, members=len(seeds), **config)
-        test = [scan_of(each) for each in test_seeds]
+        test = [make(each) for each in test_seeds]
         scans = [sampled(mesh, points, 1) for mesh in test]
 
         def draw(path):
@@ -68,10 +84,10 @@ def space_preset(
 
         return Job(
             model,
-            [sampled(scan_of(each), points, 0) for each in seeds],
+            [sampled(make(each), points, 0) for each in seeds],
             source=f"{len(seeds)} {data}, {points} points of each with normals",
             steps=steps,
-            metrics=lambda: _measured(model, test, scans, search or {}, data),
+            metrics=lambda: _measured(model, test, scans, search or {}, part, open_scans, data),
             draw=draw,
             fit={
                 "epochs": max(1, steps // 100),
@@ -80,7 +96,7 @@ def space_preset(
             },
         )
 
-    make_preset(recipe, begin, facts, seed=seed)
+    make_preset(recipe, begin, facts, seed=seed, argument=argument)
 
 
 def sampled(mesh, count: int, seed: int):
@@ -100,22 +116,23 @@ def sampled(mesh, count: int, seed: int):
     return zoo.Scan(points, solid.face_normals[faces], name=mesh.name)
 
 
-def _measured(model, meshes: Sequence, scans: Sequence, search: dict, data: str) -> list[dict]:
+def _measured(
+    model, meshes: Sequence, scans: Sequence, search: dict, part, open_scans: bool, data: str
+) -> list[dict]:
     """Means over shapes that were held out, by protocol, as rows of the manifest."""
     import numpy as np
 
-    data = f"{len(meshes)} {data}, unseen"
+    data, (words, cut) = f"{len(meshes)} {data}, unseen", part
     found: dict[str, list[dict]] = {}
     for mesh, scan in zip(meshes, scans, strict=True):
         truth = sampled(mesh, len(scan), 2)
         closest = min(range(model.members), key=lambda k: model.residual_of(scan, k))
-        front = scan.subset(scan.normals[:, 2] > 0)
         for protocol, code in (
             ("held out shapes, from a scan", model.encode(scan, **search)),
-            ("held out shapes, from a scan of the front", model.encode(front, **search)),
+            (f"held out shapes, from a scan of {words}", model.encode(cut(scan), **search)),
             ("held out shapes: the closest training shape", closest),
         ):
-            results = _evaluated(model.decode(code), truth)
+            results = _evaluated(model.decode(code), truth, truth if open_scans else None)
             found.setdefault(protocol, []).append({name: results[name] for name in MEASURED})
         floor = sampling_floor(mesh, truth, model.frame)
         found.setdefault("sampling floor: the true mesh in place of ours", []).append(floor)
@@ -126,8 +143,8 @@ def _measured(model, meshes: Sequence, scans: Sequence, search: dict, data: str)
     return metrics
 
 
-def _evaluated(model, truth) -> dict:
+def _evaluated(model, truth, trim) -> dict:
     with warnings.catch_warnings():
         # What is doubtful of a shape shows in the numbers.
         warnings.simplefilter("ignore", UserWarning)
-        return model.evaluate(truth, resolution=RESOLUTION, samples=SAMPLES)
+        return model.evaluate(truth, resolution=RESOLUTION, samples=SAMPLES, trim=trim)
