@@ -82,15 +82,28 @@ def test_points_are_drawn_by_their_weights():
     assert abs((drawn[:, 0] > 0).mean() - share) < 0.01
 
 
-def test_noise_closes_fine_levels():
-    rng = np.random.default_rng(0)
-    noisy = zoo.Scan(TORUS.points + rng.normal(0, 0.03, TORUS.points.shape))
+def test_levels_finer_than_the_scan_stay_closed():
     opened = []
-    for scan in (TORUS, noisy):
+    for scan in (TORUS, shapes.torus(1500)):
         model = IGR(**SMALL | {"finest": 96})
         model.prepare(scan, points_per_step=100)
         opened.append(float(keras.ops.sum(model.grid.open[...])))
     assert opened[0] == 4 and opened[1] < 4
+
+
+@pytest.mark.parametrize("normals", [TORUS.normals, None])
+def test_noisy_points_are_moved_towards_the_surface(normals):
+    rng = np.random.default_rng(0)
+    noisy = TORUS.points + rng.normal(0, 0.03, TORUS.points.shape)
+    sampler = sampled(zoo.Scan(noisy, normals))
+    centre, scale = zoo.Scan(noisy).frame
+    before, after = (
+        np.abs(shapes.torus_distance(points)).mean()
+        for points in (noisy, sampler.points * scale + centre)
+    )
+    assert after < 0.5 * before
+    assert ((sampler.normals * TORUS.normals).sum(axis=1) > 0.8).mean() > 0.95
+    np.testing.assert_array_equal(sampled(TORUS).points, SurfaceSampler(TORUS).points)
 
 
 @pytest.mark.parametrize("normals", [TORUS.normals, None])
