@@ -28,6 +28,7 @@ OPPOSED = 0.05  # share of neighbours with opposite normals from which they are 
 MOST = 300_000  # points whose neighbours are compared; others follow the nearest of these
 VOTERS = 6  # samples that speak for a point
 PROBED = 5_000  # points by which noise is told
+BLOCK = 65_536  # points whose neighbours are held at once
 ROUNDS = 30  # in which neighbours agree on their signs
 
 
@@ -64,16 +65,24 @@ def smoothed(points: np.ndarray) -> np.ndarray:
     Where so many points lie so far from the surface that neighbours are a ball and no plane, the
     neighbours are those of a part of the points.
     """
-    support, order = points, np.random.default_rng(0).permutation(len(points))
+    order = np.random.default_rng(0).permutation(len(points))
+    few, support = points[order[:PROBED]], points
     while True:
-        distances, near = cKDTree(support).query(points, k=min(CALMING, len(support)), workers=-1)
-        normals, heights = _planes(support, near)
+        tree, count = cKDTree(support), min(CALMING, len(support))
+        distances, near = tree.query(few, k=count, workers=-1)
+        _, heights = _planes(support, near)
         shape = np.median(heights / np.maximum(distances[:, -1], 1e-30))
         if shape < BALL or len(support) < 16 * CALMING:
             break
         support = points[order[: len(support) // 4]]
-    offsets = ((points - _centres(support, near)) * normals).sum(axis=1, keepdims=True)
-    return points - offsets * normals
+    moved = np.empty(points.shape)
+    for start in range(0, len(points), BLOCK):
+        block = points[start : start + BLOCK]
+        near = tree.query(block, k=count, workers=-1)[1]
+        normals, _ = _planes(support, near)
+        apart = block - support[near].mean(axis=1, dtype=np.float64)
+        moved[start : start + BLOCK] = block - (apart * normals).sum(1, keepdims=True) * normals
+    return moved
 
 
 class Winding:
@@ -177,22 +186,14 @@ def _planes(points: np.ndarray, near: np.ndarray) -> tuple[np.ndarray, np.ndarra
     Also the root mean square distances `[n]` of those points from their plane.
     """
     normals, heights = np.empty((len(near), points.shape[1])), np.empty(len(near))
-    for start in range(0, len(near), 65_536):
-        chunk = slice(start, start + 65_536)
+    for start in range(0, len(near), BLOCK):
+        chunk = slice(start, start + BLOCK)
         around = points[near[chunk]].astype(np.float64)
         around = around - around.mean(axis=1, keepdims=True)
         squares, axes = np.linalg.eigh(np.einsum("nki,nkj->nij", around, around))
         normals[chunk] = axes[..., 0]
         heights[chunk] = np.sqrt(np.maximum(squares[:, 0], 0) / near.shape[1])
     return normals, heights
-
-
-def _centres(points: np.ndarray, near: np.ndarray) -> np.ndarray:
-    """Means `[n, d]` of points `near` `[n, k]`, added up one neighbour after the other."""
-    total = np.zeros((len(near), points.shape[1]))
-    for column in near.T:
-        total += points[column]
-    return total / near.shape[1]
 
 
 def _kernel(queries: np.ndarray, points: np.ndarray, width: np.ndarray) -> np.ndarray:
