@@ -30,8 +30,9 @@ class SurfaceSampler(keras.utils.PyDataset):
     many uniform samples of the box. Of a scan with weights points are drawn in proportion to them,
     and those of weight zero play no part. Each batch depends on (seed, epoch, index) only.
 
-    A straight sampler's batches hold `straight` `[1]`, how much the field is to be kept from
-    bending: 1, and from a fifth of the `epochs`, where these are known, falling to 0 at two.
+    A straight sampler's batches hold `straight` `[n]`, how much the field is to be kept from
+    bending, the same for all: 1, and from a fifth of the `epochs`, where these are known, falling
+    to 0 at two.
 
     A guided sampler finds normals that the scan lacks, or that contradict each other, by
     `zoo.data.winding`, moves noisy points onto the planes through their neighbours, and knows of
@@ -149,7 +150,7 @@ class SurfaceSampler(keras.utils.PyDataset):
         if self.straight:
             progress = (self.epoch + index / self.steps) / (self.epochs or np.inf)
             share = np.interp(progress, (STRAIGHT, BENT), (1.0, 0.0))
-            batch["straight"] = np.array([share], np.float32)
+            batch["straight"] = np.full(self.count, share, np.float32)
         return (batch,)
 
     def draw(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
