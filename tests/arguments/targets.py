@@ -244,7 +244,7 @@ def data() -> list[Target]:
             "data.to_atlas",
             pairs.to_atlas,
             {"images": [image], "atlas": image},
-            {"labels": "thing?", "atlas_labels": None},
+            {"labels": "thing?", "atlas_labels": None, "atlas_mask": None},
         ),
         Target(
             "data.RepeatedBatch",
@@ -258,7 +258,13 @@ def data() -> list[Target]:
         Target("data.ShapePairs", outlines.ShapePairs, {"size": 8, "shapes": 4}, LOADERS),
         Target("data.shape_pairs", outlines.shape_pairs, {"count": 1, "size": 8}),
         Target("data.lung_pair", lungs.lung_case, {"size": 8}),
-        Target("data.LungPairs", lungs.LungPairs, {"cases": (1,), "size": 8}, LOADERS),
+        Target(
+            "data.LungPairs",
+            lungs.LungPairs,
+            {"cases": (1,), "size": 8},
+            LOADERS,
+            fine={"cases": {"(0, 4)"}},  # two seeds
+        ),
         Target("data.VesselPairs", vessels.VesselPairs, {}, LOADERS),
         Target("data.vessel_pair", vessels.vessel_pair, {"seed": 0}, {"seed": "seed"}),
         Target(

@@ -99,6 +99,8 @@ def test_all_pairs_and_atlas():
     np.testing.assert_array_equal(batch["fixed"][2], images[0].array)
     masked = to_atlas(images[1:], images[0], masks=masks[1:], atlas_mask=masks[0], align="centre")
     assert {"fixed_mask", "moving_mask"} <= set(masked[0][0])
+    with pytest.raises(ValueError, match=r"atlas_mask\[0\] must have the shape"):
+        to_atlas(images[1:], images[0], atlas_mask=masks[0][:-1])
     with pytest.raises(ValueError, match="at least two"):
         all_pairs(images[:1])
     with pytest.raises(ValueError, match="as many as the 4 images"):

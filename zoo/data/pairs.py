@@ -244,6 +244,7 @@ def to_atlas(
     if not len(images):
         raise ValueError("images must hold at least one image.")
     labels, masks = _matching("labels", labels, images), _matching("masks", masks, images)
+    _matching("atlas_mask", [atlas_mask], [atlas])
     images, (atlas,) = _in_frame(images, options), _in_frame([atlas], options)
     makers = [
         partial(
