@@ -28,6 +28,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python tests/benchmarks/bench_dirvnet.py
 	$(BIN)/python tests/benchmarks/bench_splatting.py
 	$(BIN)/python tests/benchmarks/bench_experts.py
+	@echo "Large scans:     $(BIN)/python tests/benchmarks/bench_surface_scale.py"
 	@echo "With real pairs: $(BIN)/python tests/benchmarks/bench_affine.py DATA_FOLDER"
 	@echo "                 $(BIN)/python tests/benchmarks/bench_deformable.py DATA_FOLDER"
 	@echo "                 $(BIN)/python tests/benchmarks/bench_divroc.py DATA_FOLDER"

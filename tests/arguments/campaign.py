@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-SECONDS = 60  # for one case, on a busy machine that stalls; nearly all take milliseconds
+SECONDS = 20  # for one case, on a busy machine; nearly all take milliseconds
 
 
 class Anything:

@@ -263,7 +263,7 @@ def data() -> list[Target]:
             lungs.LungPairs,
             {"cases": (1,), "size": 8},
             LOADERS,
-            fine={"cases": {"(0, 4)"}},  # two seeds
+            fine={"cases": ["(0, 4)"]},  # two seeds
         ),
         Target("data.VesselPairs", vessels.VesselPairs, {}, LOADERS),
         Target("data.vessel_pair", vessels.vessel_pair, {"seed": 0}, {"seed": "seed"}),

@@ -4,13 +4,13 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from test_igr import TINY
 
 import zoo
 from zoo.data import shapes
 from zoo.data.surface_batches import SurfaceSampler
-from zoo.models.igr import AUTHORS, IGR
+from zoo.models.igr import IGR
 
-TINY = AUTHORS | {"width": 32, "depth": 3, "skips": (2,), "neighbours": 10}
 BOTH = {"bending": 0.01, "sheets": 0.1}
 
 

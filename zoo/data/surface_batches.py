@@ -10,14 +10,13 @@ from scipy.spatial import cKDTree
 
 from zoo.data.draws import drawn_rows
 from zoo.data.scan import Scan
-from zoo.data.winding import NOISY, Winding, consistent_normals, roughness, smoothed
+from zoo.data.winding import Winding, consistent_normals, without_noise
 from zoo.ops.arguments import MOST, checked, positive, shown
 from zoo.ops.array_arguments import real_array
 
 POOL = 20_000  # points of the box whose distances are looked up once
-STRAIGHT, BENT = 0.2, 0.4  # shares of a training at which the field may begin to bend, and may
+STRAIGHT, BENT = 0.2, 0.4  # shares of a training until which a field is fully, and at all, held
 SURE = 0.25  # how far a winding number must lie from one half to tell a side
-PASSES = 4  # in which noisy points are moved, at most
 NOISES = 1.0  # standard deviations of noise that make the smallest thing that can be seen
 FAR = 2.0  # spacings of the scan beyond which the nearest point tells the distance
 
@@ -116,13 +115,9 @@ class SurfaceSampler(keras.utils.PyDataset):
 
     def _guide(self) -> None:
         """Finds normals, and distances of a pool of points of the box."""
-        noise, neighbours = roughness(self.points)
-        for _ in range(PASSES):
-            if not noise:
-                break
-            self.points = smoothed(self.points).astype(np.float32)
-            noise, neighbours = roughness(self.points)[0], NOISY
-        self.tree = cKDTree(self.points)
+        moved, noise, neighbours = without_noise(self.points)
+        if moved is not self.points:
+            self.points, self.tree = moved, cKDTree(moved)
         some = self.points[np.random.default_rng(self.seed).permutation(len(self.points))[:POOL]]
         spacing = np.median(self.tree.query(some, k=[2], workers=-1)[0])
         # Of duplicates the nearest point says nothing, but one of many does.

@@ -22,6 +22,7 @@ SAMPLES = 2_000  # points that stand for all of them in the linear system
 STIFFNESS = 1.2  # of the diagonal of the system: more bears more noise
 SMOOTH, NOISY = 12, 64  # neighbours of a plane through a point, without and with noise
 CALMING = 32  # neighbours of the plane that a noisy point is moved onto
+PASSES = 4  # in which noisy points are moved, at most
 BALL = 0.32  # height of neighbours, as a share of their distance, from which they are no plane
 ROUGH = 0.18  # height of neighbours over such a plane, as a share of their distance: noise
 OPPOSED = 0.05  # share of neighbours with opposite normals from which they are not believed
@@ -59,6 +60,25 @@ def roughness(points: np.ndarray) -> tuple[float, int]:
     return float(np.median(_planes(points, tree.query(few, k=count, workers=-1)[1])[1])), NOISY
 
 
+def without_noise(points: np.ndarray) -> tuple[np.ndarray, float, int]:
+    """Points that are moved by `smoothed` until no noise is seen, or a few times.
+
+    Args:
+        points: `[n, d]`; they are returned themselves where they are clean.
+
+    Returns:
+        The points, the noise that is left, and how many neighbours tell a plane.
+    """
+    noise, neighbours = roughness(points)
+    for _ in range(PASSES):
+        if not noise:
+            break
+        points = smoothed(points)
+        # What is left of the noise is alike in neighbours: it still takes many of them.
+        noise, neighbours = roughness(points)[0], NOISY
+    return points, noise, neighbours
+
+
 def smoothed(points: np.ndarray) -> np.ndarray:
     """Noisy points `[n, d]`, each moved straight onto the plane through its neighbours.
 
@@ -75,7 +95,7 @@ def smoothed(points: np.ndarray) -> np.ndarray:
         if shape < BALL or len(support) < 16 * CALMING:
             break
         support = points[order[: len(support) // 4]]
-    moved = np.empty(points.shape)
+    moved = np.empty_like(points)
     for start in range(0, len(points), BLOCK):
         block = points[start : start + BLOCK]
         near = tree.query(block, k=count, workers=-1)[1]

@@ -16,14 +16,17 @@ def signed_distance_terms(x: Mapping, y_pred: Mapping) -> dict:
 
     Args:
         x: a batch of `zoo.data.surface_batches`, of which `normals` `[..., n, d]` and `trust`
-            `[..., n]`, `distance` and `known` `[..., u]` count where they are there.
+            `[..., n]`, `distance` and `known` `[..., u]`, and `straight` `[..., n]` count where
+            they are there.
         y_pred: `surface_value` `[..., n]`, with normals `surface_gradient` `[..., n, d]`,
-            `off_surface_value` `[..., m]` and `off_surface_gradient` `[..., m, d]`.
+            `off_surface_value` `[..., m]` and `off_surface_gradient` `[..., m, d]`; with `straight`
+            it may have second derivatives along the gradient, `off_surface_bending` `[..., k]`.
 
     Returns:
         Means as scalars: `surface` of |f|; `eikonal` of (|grad f| - 1)^2 off the surface;
         `normals` of |grad f - n|, where a normal counts with either sign as far as its own is not
-        to be trusted; `far` of the error at points whose distance is known.
+        to be trusted; `far` of the error at points whose distance is known; `bending` of the
+        second derivatives, without their sign, times how straight the field is to be.
     """
     terms = {
         "surface": ops.mean(ops.abs(y_pred["surface_value"])),
@@ -40,4 +43,7 @@ def signed_distance_terms(x: Mapping, y_pred: Mapping) -> dict:
         last = ops.shape(values)[-1] - ops.shape(x["distance"])[-1]
         error = ops.abs(values[..., last:] - x["distance"])
         terms["far"] = ops.mean(x["known"] * error)
+    if "off_surface_bending" in y_pred:
+        bending = ops.mean(ops.abs(y_pred["off_surface_bending"]))
+        terms["bending"] = ops.mean(x["straight"]) * bending
     return terms

@@ -55,8 +55,10 @@ from zoo.surface import Surface, scan_or_none
 
 NETWORK = "width depth skips activation beta centred initialisation radius scale_skips"
 """What of `CoordinateMLP` the constructor takes."""
-OWN = "encoding levels coarsest finest entries features points_per_step neighbours box "
-OWN += "guided straight"
+OWN = (
+    "encoding levels coarsest finest entries features points_per_step neighbours box guided "
+    "straight"
+)
 AUTHORS = {
     "encoding": None,
     "width": 512,
@@ -257,9 +259,6 @@ class IGR(Surface):
     def loss_terms(self, x, y, y_pred):
         """The terms of the module's docstring, as far as the batch has what they need."""
         terms = signed_distance_terms(x, y_pred)
-        if "off_surface_bending" in y_pred:
-            bending = ops.mean(ops.abs(y_pred["off_surface_bending"]))
-            terms["bending"] = ops.mean(x["straight"]) * bending
         if self.loss_weights["sheets"]:
             uniform = y_pred["off_surface_value"][ops.shape(x["surface"])[0] :]
             terms["sheets"] = ops.mean(ops.exp(-SHARPNESS * ops.abs(uniform)))
